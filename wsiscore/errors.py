@@ -1,0 +1,53 @@
+"""The exceptions of wsiscore, drawn as a tree.
+
+::
+
+    WsiscoreError
+    ├── SlideError (ValueError)         a slide cannot be opened or read
+    │   └── ResolutionError             its micrometres per pixel are unknown
+    ├── RoiError (ValueError)           an annotation file or an outline cannot be used
+    ├── ModelError (ValueError)         a model is unknown, broken, or of another family
+    ├── MosaicError (ValueError)        a mosaic or tile list is unfinished, stale or foreign
+    └── OutputError (OSError)           a result cannot be written
+
+The text of each says what was found, what was wanted and what to do. The command line turns these, and only
+these, into one line and exit status 1.
+"""
+
+__all__ = [
+    "ModelError",
+    "MosaicError",
+    "OutputError",
+    "ResolutionError",
+    "RoiError",
+    "SlideError",
+    "WsiscoreError",
+]
+
+
+class WsiscoreError(Exception):
+    """Something the user can mend; the text says how."""
+
+
+class SlideError(WsiscoreError, ValueError):
+    """A slide cannot be opened or read."""
+
+
+class ResolutionError(SlideError):
+    """A slide does not say how many micrometres a pixel is."""
+
+
+class RoiError(WsiscoreError, ValueError):
+    """An annotation file cannot be read, or an outline cannot be used on this slide."""
+
+
+class ModelError(WsiscoreError, ValueError):
+    """A model is unknown, its files are broken, or its weights belong to another family."""
+
+
+class MosaicError(WsiscoreError, ValueError):
+    """A mosaic or a tile list is unfinished, stale, or was not written by wsiscore."""
+
+
+class OutputError(WsiscoreError, OSError):
+    """A result cannot be written."""

@@ -1,0 +1,165 @@
+"""Generator families: one module each, found by file name or entry point, named nowhere else.
+
+A family turns a batch of tiles into maps with named channels. What the rest of the program does with the maps
+follows from those names alone (`GeneratorSpec.output`). A package adds a family with one module and one entry
+point in the group ``wsiscore.generators``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiscore.errors import ModelError
+
+__all__ = ["CellRules", "Family", "Generator", "GeneratorSpec", "SlideAdaptive", "family", "names"]
+
+GROUP = "wsiscore.generators"
+Output = Literal["centers", "components", "image"]
+_OUTPUTS: dict[frozenset[str], Output] = {
+    frozenset({"center", "positive", "negative"}): "centers",
+    frozenset({"positive", "negative", "boundary"}): "components",
+    frozenset({"red", "green", "blue"}): "image",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CellRules:
+    """How maps become cells; the defaults come from a model's card, the command line may change them.
+
+    Parameters
+    ----------
+    threshold
+        Least centre-map value of a cell, in [0, 1].
+    radius_um
+        Half the side of the square in which a cell is the highest point, in micrometres.
+    """
+
+    threshold: float = 0.5
+    radius_um: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"the threshold lies in [0, 1], got {self.threshold}")
+        if not self.radius_um > 0:
+            raise ValueError(f"the radius is a positive number of micrometres, got {self.radius_um}")
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorSpec:
+    """What a generator reads and gives; callers ask this and never the family's name.
+
+    Parameters
+    ----------
+    family
+        The module that runs it.
+    channels
+        Names of the output maps, in order.
+    mpp
+        Micrometres per pixel it reads and writes.
+    tile_px
+        Side of the square tile it reads by default.
+    margin_px
+        Rim of a tile that is read but not kept.
+    multiple_px
+        A tile's side must be a multiple of this.
+    dtype
+        How the mosaic stores the maps: ``float16`` in [0, 1], or ``uint8`` in 0..255 for images.
+    rules
+        Defaults for turning the maps into cells.
+    """
+
+    family: str
+    channels: tuple[str, ...]
+    mpp: float
+    tile_px: int = 256
+    margin_px: int = 32
+    multiple_px: int = 16
+    dtype: Literal["float16", "uint8"] = "float16"
+    rules: CellRules = CellRules()
+
+    def __post_init__(self) -> None:
+        if frozenset(self.channels) not in _OUTPUTS:
+            known = " or ".join("/".join(sorted(channels)) for channels in _OUTPUTS)
+            raise ValueError(f"channels {'/'.join(self.channels)} mean nothing here; wanted {known}")
+        if self.tile_px % self.multiple_px:
+            raise ValueError(f"tiles of {self.tile_px} px are not a multiple of {self.multiple_px} px")
+        if not 0 <= 2 * self.margin_px < self.tile_px:
+            raise ValueError(f"a margin of {self.margin_px} px leaves nothing of a {self.tile_px} px tile")
+
+    @property
+    def output(self) -> Output:
+        """What the channels are: cell centres, cell bodies, or an RGB picture."""
+        return _OUTPUTS[frozenset(self.channels)]
+
+
+class Generator(Protocol):
+    """Tiles in, maps out; what a tile gives does not depend on what else is in its batch."""
+
+    @property
+    def spec(self) -> GeneratorSpec:
+        """What it reads and gives."""
+
+    def __call__(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Turn (B, 3, H, W) RGB in 0..255 into (B, C, H, W) maps in [0, 1]."""
+
+
+class SlideAdaptive(Generator, Protocol):
+    """A generator that first looks at some tiles of the slide."""
+
+    def for_slide(self, sample: npt.NDArray[np.uint8]) -> Generator:
+        """Return a generator set for the slide of which `sample`, (N, 3, H, W) in 0..255, was read.
+
+        The result has an attribute ``settings``: a JSON-ready dict of all it found, enough to know it again.
+        """
+
+
+class Family(Protocol):
+    """What a module in this folder, or behind the entry point, offers."""
+
+    SPEC: GeneratorSpec
+    """Of the published system; a card may differ."""
+    Config: type[Any]
+    """Frozen dataclass: the architecture and, for training, its options; every field has a default."""
+
+    def build(
+        self, config: Any, spec: GeneratorSpec, weights: Mapping[str, Any] | None, device: str
+    ) -> Generator:
+        """Return a generator on `device` with `weights` (name -> array), or freshly initialised without."""
+
+    def read_published(self, path: Path) -> tuple[Any, Mapping[str, Any]]:
+        """Read the published program's file or folder into (config, weights); ModelError if it is not one.
+
+        Families without published weights leave this out.
+        """
+
+
+def _plugins() -> dict[str, str]:
+    return {entry.name: entry.value for entry in entry_points(group=GROUP)}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all families, built in and installed, importing none of them."""
+    return tuple(sorted({module.name for module in pkgutil.iter_modules(__path__)} | set(_plugins())))
+
+
+def family(name: str) -> Family:
+    """Import the module of one family.
+
+    Raises
+    ------
+    ModelError
+        If no family has this name.
+    """
+    if name not in names():
+        raise ModelError(f"no generator family is called {name!r}; there are: {', '.join(names())}")
+    module = _plugins().get(name, f"{__name__}.{name}")
+    return cast(Family, importlib.import_module(module))

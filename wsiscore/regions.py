@@ -1,0 +1,118 @@
+"""Where on a slide: rectangles of whole pixels at a stated scale, and outlines in micrometres."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+from shapely import MultiPolygon, Polygon
+
+__all__ = ["Region", "Roi"]
+
+_SAME_SCALE = 1e-9  # relative: scales closer than this are one scale
+_WHOLE_PIXEL = 1e-6  # pixels: an edge this close to a whole pixel is on it
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A rectangle of whole pixels at a stated scale, half-open, measured from the slide's top left.
+
+    Parameters
+    ----------
+    x, y
+        Left and top edge, in pixels of `mpp`; may be negative or beyond the slide.
+    width, height
+        Extent in pixels, at least 1.
+    mpp
+        Micrometres per pixel.
+
+    Raises
+    ------
+    ValueError
+        If the rectangle is empty or the scale is not a positive number.
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
+    mpp: float
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"a region needs at least one pixel, got {self.width} × {self.height}")
+        if not (math.isfinite(self.mpp) and self.mpp > 0):
+            raise ValueError(f"mpp must be a positive number of micrometres per pixel, got {self.mpp}")
+
+    @property
+    def bounds_um(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom in micrometres."""
+        return (
+            self.x * self.mpp,
+            self.y * self.mpp,
+            (self.x + self.width) * self.mpp,
+            (self.y + self.height) * self.mpp,
+        )
+
+    @classmethod
+    def around_um(cls, left: float, top: float, right: float, bottom: float, mpp: float) -> Self:
+        """Return the smallest region at `mpp` that contains a rectangle given in micrometres."""
+        x, y = (math.floor(edge / mpp + _WHOLE_PIXEL) for edge in (left, top))
+        x1, y1 = (math.ceil(edge / mpp - _WHOLE_PIXEL) for edge in (right, bottom))
+        return cls(x, y, max(x1 - x, 1), max(y1 - y, 1), mpp)
+
+    def at(self, mpp: float) -> Region:
+        """Return the smallest region at another scale that contains this one."""
+        return Region.around_um(*self.bounds_um, mpp)
+
+    def contains(self, other: Region) -> bool:
+        """Tell whether `other`, at the same scale, lies inside.
+
+        Raises
+        ------
+        ValueError
+            If the scales differ.
+        """
+        self._same_scale(other)
+        return (
+            self.x <= other.x
+            and self.y <= other.y
+            and other.x + other.width <= self.x + self.width
+            and other.y + other.height <= self.y + self.height
+        )
+
+    def intersection(self, other: Region) -> Region | None:
+        """Return what both cover, or None; an error if the scales differ."""
+        self._same_scale(other)
+        x, y = max(self.x, other.x), max(self.y, other.y)
+        width = min(self.x + self.width, other.x + other.width) - x
+        height = min(self.y + self.height, other.y + other.height) - y
+        return Region(x, y, width, height, self.mpp) if width > 0 and height > 0 else None
+
+    def _same_scale(self, other: Region) -> None:
+        if not math.isclose(self.mpp, other.mpp, rel_tol=_SAME_SCALE):
+            raise ValueError(
+                f"regions at {self.mpp} and {other.mpp} µm/px do not mix; convert one with .at()"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Roi:
+    """An outline to score: a drawn annotation or a piece of found tissue.
+
+    Parameters
+    ----------
+    name
+        What the report calls it; unique within a slide.
+    outline_um
+        Valid polygon or multipolygon, with holes, in micrometres from the slide's top left.
+    """
+
+    name: str
+    outline_um: Polygon | MultiPolygon
+
+    @property
+    def area_mm2(self) -> float:
+        """Area without its holes, in mm²."""
+        return float(self.outline_um.area) / 1e6
