@@ -1,0 +1,214 @@
+"""How much of each stain a pixel holds: optical density, colour deconvolution, the stains of one slide.
+
+Light that passes two stains is dimmed by each in turn, so their optical densities add (Beer–Lambert). A stain
+is therefore a direction in the space of the three channels' densities, and its amount the length along it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Stain", "dab_od_map", "disc_mean", "optical_density"]
+
+Vector = tuple[float, float, float]
+
+# Ruifrok & Johnston, Anal Quant Cytol Histol 23:291 (2001).
+_HEMATOXYLIN: Vector = (0.650, 0.704, 0.286)
+_DAB: Vector = (0.268, 0.570, 0.776)
+_WHITE: Vector = (255.0, 255.0, 255.0)
+
+_MAX_SAMPLE_PX = 400_000
+_WHITE_PERCENTILE = 99.0
+_LEAST_WHITE = 150.0  # darker than this is no background
+_WHITE_BALANCE = 0.8  # a background channel is at least this share of the brightest one
+_LEAST_OD = 0.25  # norm below which a pixel's hue is mostly noise
+_LEAST_LEVEL = 8  # grey levels: below, the camera has gone dark and the hue is lost
+_LEAST_SHARE = 0.005  # of the stained pixels must show a stain before its vector is believed
+_PURE_PERCENTILES = (
+    50.0,
+    97.0,
+)  # of a stain's pixels, ordered by hue: from typical to purest, without outliers
+_LARGEST_TURN_DEG = 20.0  # an estimate further than this from the published vector is not that stain
+
+
+def optical_density(
+    rgb: npt.NDArray[np.uint8], white: tuple[float, float, float] = _WHITE
+) -> npt.NDArray[np.float32]:
+    """Return the optical density of each channel, −log10(value / white).
+
+    Parameters
+    ----------
+    rgb
+        (..., 3), 0..255.
+    white
+        Level of each channel where the light meets only glass, in grey levels.
+
+    Returns
+    -------
+    (..., 3), 0 (as bright as glass, or brighter) to about 2.4 (black).
+    """
+    levels = np.maximum(np.arange(256, dtype=np.float64), 1.0)[:, None] / np.asarray(white)
+    table = np.maximum(-np.log10(levels), 0).astype(np.float32)
+    flat = np.ascontiguousarray(rgb).reshape(1, -1, 3)
+    return np.asarray(cv2.LUT(flat, table[None]), dtype=np.float32).reshape(rgb.shape)
+
+
+@dataclass(frozen=True)
+class Stain:
+    """The two stains of a slide and the light behind them.
+
+    Parameters
+    ----------
+    hematoxylin, dab
+        Unit vectors of optical density in (red, green, blue).
+    white
+        Background level of each channel, in grey levels.
+    found
+        Which of the two vectors were measured on the slide; the others are the published ones.
+    """
+
+    hematoxylin: Vector
+    dab: Vector
+    white: Vector = _WHITE
+    found: tuple[str, ...] = ()
+
+    @classmethod
+    def default(cls, white: Vector = _WHITE) -> Self:
+        """Return the published H-DAB vectors (Ruifrok and Johnston 2001)."""
+        return cls(_unit(np.array(_HEMATOXYLIN)), _unit(np.array(_DAB)), white)
+
+    @classmethod
+    def estimate(cls, rgb_sample: npt.NDArray[np.uint8]) -> Self:
+        """Measure the stains on pixels of one slide.
+
+        As in Macenko et al. (ISBI 2009), a pure stain lies at the end of the range of hues. Here each stain
+        is sought only on its own side of the published pair, and is believed only if enough pixels show it
+        and it is near enough to the published vector; else the published vector stands. So a slide with no
+        DAB does not have its hematoxylin called DAB, nor the other way round.
+
+        Parameters
+        ----------
+        rgb_sample
+            (..., 3), 0..255: any number of pixels, from anywhere on the slide.
+        """
+        pixels = np.ascontiguousarray(rgb_sample).reshape(-1, 3)
+        pixels = pixels[:: max(1, math.ceil(len(pixels) / _MAX_SAMPLE_PX))]
+        if not len(pixels):
+            return cls.default()
+        published = cls.default(_background(pixels))
+        od = optical_density(pixels, published.white)
+        norm = np.linalg.norm(od, axis=1)
+        stained = (norm > _LEAST_OD) & (pixels.min(axis=1) >= _LEAST_LEVEL)
+        hue = od[stained] / norm[stained, None]
+        hematoxylin, dab = np.array(published.hematoxylin), np.array(published.dab)
+        new_hematoxylin = _purest(hue, hematoxylin, dab)
+        new_dab = _purest(hue, dab, hematoxylin)
+        return cls(
+            published.hematoxylin if new_hematoxylin is None else new_hematoxylin,
+            published.dab if new_dab is None else new_dab,
+            published.white,
+            (("hematoxylin",) if new_hematoxylin else ()) + (("dab",) if new_dab else ()),
+        )
+
+    @cached_property
+    def _unmix(self) -> npt.NDArray[np.float32]:
+        """(2, 3): from channel densities to the two stains; what neither explains goes along their normal."""
+        normal = np.cross(self.hematoxylin, self.dab)
+        vectors = np.array([self.hematoxylin, self.dab, normal / np.linalg.norm(normal)])
+        return np.ascontiguousarray(np.linalg.inv(vectors).T[:2], dtype=np.float32)
+
+    def separate(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return hematoxylin and DAB, (2, H, W) in optical density from 0 up, of (H, W, 3) in 0..255."""
+        amounts = cv2.transform(optical_density(rgb, self.white), self._unmix)
+        return np.maximum(np.moveaxis(amounts, -1, 0), 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict that `from_json` reads."""
+        return {
+            "hematoxylin": list(self.hematoxylin),
+            "dab": list(self.dab),
+            "white": list(self.white),
+            "found": list(self.found),
+        }
+
+    @classmethod
+    def from_json(cls, settings: Mapping[str, Any]) -> Self:
+        """Return the stain that `to_json` described."""
+        hematoxylin, dab, white = (
+            (float(red), float(green), float(blue))
+            for red, green, blue in (settings["hematoxylin"], settings["dab"], settings["white"])
+        )
+        return cls(hematoxylin, dab, white, tuple(settings["found"]))
+
+
+def dab_od_map(
+    rgb: npt.NDArray[np.uint8], stain: Stain, mpp: float, radius_um: float = 2.5
+) -> npt.NDArray[np.float32]:
+    """Return the mean DAB optical density in a disc around every pixel.
+
+    Parameters
+    ----------
+    rgb
+        (H, W, 3), 0..255.
+    stain
+        The slide's stains.
+    mpp
+        Micrometres per pixel of `rgb`.
+    radius_um
+        Radius of the disc.
+
+    Returns
+    -------
+    (H, W), from 0 up; within `radius_um` of the edge the picture is mirrored.
+    """
+    return disc_mean(stain.separate(rgb)[1], radius_um / mpp)
+
+
+def disc_mean(values: npt.NDArray[np.float32], radius_px: float) -> npt.NDArray[np.float32]:
+    """Return the mean of (H, W) `values` in a soft-rimmed disc around every pixel, mirrored at the edges."""
+    reach = math.ceil(radius_px)
+    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    disc = np.clip(radius_px + 0.5 - np.hypot(y, x), 0, 1).astype(np.float32)
+    mean = cv2.filter2D(np.ascontiguousarray(values), -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT)
+    return np.asarray(mean, dtype=np.float32)
+
+
+def _unit(vector: npt.NDArray[np.floating[Any]]) -> Vector:
+    red, green, blue = (float(part) for part in vector / np.linalg.norm(vector))
+    return red, green, blue
+
+
+def _background(pixels: npt.NDArray[np.uint8]) -> Vector:
+    """Return the level of the glass: the bright end of each channel, leaving out white padding."""
+    inside = pixels[(pixels < 255).any(axis=1)]
+    bright = inside if len(inside) > len(pixels) / 20 else pixels
+    levels = np.percentile(bright, _WHITE_PERCENTILE, axis=0)
+    least = max(_LEAST_WHITE, _WHITE_BALANCE * float(levels.max()))
+    red, green, blue = (float(level) for level in np.maximum(levels, least))
+    return red, green, blue
+
+
+def _purest(
+    hue: npt.NDArray[np.float32], own: npt.NDArray[np.float64], other: npt.NDArray[np.float64]
+) -> Vector | None:
+    """Return the direction of one stain among unit densities (n, 3), or None if it is not seen there."""
+    axis = own - other
+    along = hue @ (axis / np.linalg.norm(axis)).astype(np.float32)
+    middle = float((own + other) @ axis / 2 / np.linalg.norm(axis))
+    near = hue @ own > math.cos(math.radians(1.25 * _LARGEST_TURN_DEG))
+    mine = (along > middle) & near
+    if mine.sum() < max(_LEAST_SHARE * len(hue), 50):
+        return None
+    low, high = np.percentile(along[mine], _PURE_PERCENTILES)
+    vector = np.array(_unit(np.median(hue[mine & (along >= low) & (along <= high)], axis=0)))
+    if vector @ own < math.cos(math.radians(_LARGEST_TURN_DEG)):
+        return None
+    return _unit(vector)
