@@ -6,12 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
+import shapely
 from shapely import MultiPolygon, Polygon
 
-__all__ = ["Region", "Roi"]
+__all__ = ["Region", "Roi", "inside"]
 
 _SAME_SCALE = 1e-9  # relative: scales closer than this are one scale
 _WHOLE_PIXEL = 1e-6  # pixels: an edge this close to a whole pixel is on it
+_NUDGE_UM = (1e-6, 2e-6)  # takes a point off the edge that two outlines share
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +96,7 @@ class Region:
 
     def _same_scale(self, other: Region) -> None:
         if not math.isclose(self.mpp, other.mpp, rel_tol=_SAME_SCALE):
-            raise ValueError(
-                f"regions at {self.mpp} and {other.mpp} µm/px do not mix; convert one with .at()"
-            )
+            raise ValueError(f"regions at {self.mpp} and {other.mpp} µm/px do not mix; convert one with .at()")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +118,12 @@ class Roi:
     def area_mm2(self) -> float:
         """Area without its holes, in mm²."""
         return float(self.outline_um.area) / 1e6
+
+
+def inside(
+    outline: shapely.Geometry, x_um: npt.NDArray[np.float64], y_um: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """Tell which points an outline holds; a point on an edge that two outlines share lies in exactly one."""
+    shapely.prepare(outline)
+    held: npt.NDArray[np.bool_] = shapely.contains_xy(outline, x_um + _NUDGE_UM[0], y_um + _NUDGE_UM[1])
+    return held

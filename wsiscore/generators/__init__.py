@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,9 @@ from wsiscore.errors import ModelError
 __all__ = ["CellRules", "Family", "Generator", "GeneratorSpec", "SlideAdaptive", "family", "names"]
 
 GROUP = "wsiscore.generators"
-Output = Literal["centers", "components", "image"]
+Output = Literal["centers", "image"]
 _OUTPUTS: dict[frozenset[str], Output] = {
     frozenset({"center", "positive", "negative"}): "centers",
-    frozenset({"positive", "negative", "boundary"}): "components",
     frozenset({"red", "green", "blue"}): "image",
 }
 
@@ -97,7 +96,7 @@ class GeneratorSpec:
 
     @property
     def output(self) -> Output:
-        """What the channels are: cell centres, cell bodies, or an RGB picture."""
+        """What the channels are: cell centres with their classes, or an RGB picture."""
         return _OUTPUTS[frozenset(self.channels)]
 
 
@@ -112,14 +111,16 @@ class Generator(Protocol):
         """Turn (B, 3, H, W) RGB in 0..255 into (B, C, H, W) maps in [0, 1]."""
 
 
+@runtime_checkable
 class SlideAdaptive(Generator, Protocol):
     """A generator that first looks at some tiles of the slide."""
 
-    def for_slide(self, sample: npt.NDArray[np.uint8]) -> Generator:
-        """Return a generator set for the slide of which `sample`, (N, 3, H, W) in 0..255, was read.
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All it found on the slide, JSON-ready."""
 
-        The result has an attribute ``settings``: a JSON-ready dict of all it found, enough to know it again.
-        """
+    def for_slide(self, sample: npt.NDArray[np.uint8]) -> SlideAdaptive:
+        """Return a generator set for the slide of which `sample`, (N, 3, H, W) in 0..255, was read."""
 
 
 class Family(Protocol):

@@ -1,0 +1,262 @@
+"""The grid of tiles over a slide: what is read, what is kept, and ``tiles.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import shapely
+from shapely.geometry import mapping, shape
+
+from wsiscore.errors import MosaicError, RoiError
+from wsiscore.regions import Region, Roi
+from wsiscore.slide import Slide
+
+__all__ = ["Tile", "TileGrid", "TileList", "rois_from_json", "rois_to_json"]
+
+_FORMAT = "wsiscore-tiles-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One square of the grid.
+
+    Parameters
+    ----------
+    row, col
+        Its place in the grid.
+    read
+        What the generator is given: always `tile_px` on a side, so it may reach beyond the slide.
+    write
+        Its core: what is kept of the result. The last row and column are cut at the slide's edge.
+    """
+
+    row: int
+    col: int
+    read: Region
+    write: Region
+
+
+@dataclass(frozen=True, slots=True)
+class TileGrid:
+    """Tiles whose cores partition a slide.
+
+    Parameters
+    ----------
+    width_px, height_px
+        The slide's extent in pixels of `mpp`, rounded up.
+    mpp
+        Micrometres per pixel of the tiles.
+    tile_px
+        Side of what is read.
+    margin_px
+        Rim on each side that is read but not kept.
+
+    Raises
+    ------
+    ValueError
+        If the grid is empty or the margins leave no core.
+    """
+
+    width_px: int
+    height_px: int
+    mpp: float
+    tile_px: int
+    margin_px: int
+
+    def __post_init__(self) -> None:
+        if self.margin_px < 0 or self.core_px < 1:
+            raise ValueError(f"a margin of {self.margin_px} px leaves nothing of a {self.tile_px} px tile")
+        _ = self.region
+
+    @classmethod
+    def over(cls, width_um: float, height_um: float, mpp: float, tile_px: int, margin_px: int) -> Self:
+        """Return the grid that covers a slide of this extent."""
+        region = Region.around_um(0, 0, width_um, height_um, mpp)
+        return cls(region.width, region.height, mpp, tile_px, margin_px)
+
+    @property
+    def core_px(self) -> int:
+        """Side of what is kept of a tile, and of a chunk of the mosaic."""
+        return self.tile_px - 2 * self.margin_px
+
+    @property
+    def region(self) -> Region:
+        """The slide at the grid's scale."""
+        return Region(0, 0, self.width_px, self.height_px, self.mpp)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of tiles."""
+        return -(-self.height_px // self.core_px)
+
+    @property
+    def cols(self) -> int:
+        """Number of columns of tiles."""
+        return -(-self.width_px // self.core_px)
+
+    def __len__(self) -> int:
+        return self.rows * self.cols
+
+    def __iter__(self) -> Iterator[Tile]:
+        return (self.tile(row, col) for row in range(self.rows) for col in range(self.cols))
+
+    def tile(self, row: int, col: int) -> Tile:
+        """Return one tile; IndexError beyond the grid."""
+        if not (0 <= row < self.rows and 0 <= col < self.cols):
+            raise IndexError(f"tile {row}, {col} lies outside the grid of {self.rows} × {self.cols}")
+        x, y, core = col * self.core_px, row * self.core_px, self.core_px
+        read = Region(x - self.margin_px, y - self.margin_px, self.tile_px, self.tile_px, self.mpp)
+        width, height = min(core, self.width_px - x), min(core, self.height_px - y)
+        return Tile(row, col, read, Region(x, y, width, height, self.mpp))
+
+    def touching(self, rois: Sequence[Roi], min_coverage: float = 0.0) -> list[tuple[int, int]]:
+        """Return (row, col) of the tiles whose core the ROIs cover, row by row.
+
+        Parameters
+        ----------
+        rois
+            Outlines; a tile is listed once however many touch it.
+        min_coverage
+            Least share of the core inside the ROIs, in [0, 1]. At 0 every tile that a ROI touches is listed,
+            so that the tiles together hold the whole ROIs.
+        """
+        union = shapely.union_all([roi.outline_um for roi in rois])
+        if union.is_empty:
+            return []
+        shapely.prepare(union)
+        side = self.core_px * self.mpp
+        left, top, right, bottom = union.bounds
+        rows = np.arange(max(int(top // side), 0), min(int(bottom // side) + 1, self.rows))
+        cols = np.arange(max(int(left // side), 0), min(int(right // side) + 1, self.cols))
+        listed: list[tuple[int, int]] = []
+        for row in rows.tolist():  # a row at a time keeps memory flat on the largest slides
+            x1 = np.minimum((cols + 1) * self.core_px, self.width_px) * self.mpp
+            y1 = min((row + 1) * self.core_px, self.height_px) * self.mpp
+            cores = shapely.box(cols * side, row * side, x1, y1)
+            cores, inside = cores[(hit := shapely.intersects(union, cores))], cols[hit]
+            share = shapely.area(shapely.intersection(union, cores)) / shapely.area(cores)
+            listed += [(row, col) for col in inside[(share > 0) & (share >= min_coverage)].tolist()]
+        return listed
+
+
+@dataclass(frozen=True, slots=True)
+class TileList:
+    """A slide, its ROIs and the tiles to read: what ``tiles.json`` holds.
+
+    Parameters
+    ----------
+    slide
+        Path of the slide.
+    slide_mpp
+        Micrometres per pixel of its level 0, as used.
+    grid
+        The grid.
+    rois
+        What the tiles cover.
+    tiles
+        (row, col) of each tile, in reading order.
+    roi_source
+        Where the ROIs come from: a file's path, or "found tissue".
+    """
+
+    slide: Path
+    slide_mpp: float
+    grid: TileGrid
+    rois: tuple[Roi, ...]
+    tiles: tuple[tuple[int, int], ...]
+    roi_source: str
+
+    @classmethod
+    def plan(
+        cls,
+        slide: Slide,
+        rois: Sequence[Roi],
+        *,
+        mpp: float,
+        tile_px: int,
+        margin_px: int,
+        min_coverage: float = 0.0,
+        roi_source: str = "given outlines",
+    ) -> Self:
+        """List the tiles of `slide` that cover `rois`; the parameters are those of `TileGrid`."""
+        width_um, height_um = slide.width_px * slide.mpp, slide.height_px * slide.mpp
+        grid = TileGrid.over(width_um, height_um, mpp, tile_px, margin_px)
+        tiles = tuple(grid.touching(rois, min_coverage))
+        return cls(slide.path.absolute(), slide.mpp, grid, tuple(rois), tiles, roi_source)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON-ready values; lengths in the units their names say."""
+        grid = self.grid
+        return {
+            "format": _FORMAT,
+            "slide": str(self.slide),
+            "slide_mpp": self.slide_mpp,
+            "roi_source": self.roi_source,
+            "grid": {
+                "width_px": grid.width_px,
+                "height_px": grid.height_px,
+                "mpp": grid.mpp,
+                "tile_px": grid.tile_px,
+                "margin_px": grid.margin_px,
+            },
+            "rois": rois_to_json(self.rois),
+            "tiles": [list(tile) for tile in self.tiles],
+        }
+
+    @classmethod
+    def from_json(cls, values: Any, source: str = "tile list") -> Self:
+        """Return what `to_json` was given; MosaicError naming `source` if it is not a tile list."""
+        try:
+            if values["format"] != _FORMAT:
+                raise MosaicError(
+                    f"{source} is a tile list of format {values['format']!r}, this version reads "
+                    f"{_FORMAT!r}; run `wsiscore tile` again"
+                )
+            grid = TileGrid(**values["grid"])
+            tiles = tuple((int(row), int(col)) for row, col in values["tiles"])
+            for row, col in tiles:
+                grid.tile(row, col)
+            return cls(
+                Path(values["slide"]),
+                float(values["slide_mpp"]),
+                grid,
+                tuple(rois_from_json(values["rois"])),
+                tiles,
+                str(values["roi_source"]),
+            )
+        except (KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError) as error:
+            if isinstance(error, MosaicError):
+                raise
+            raise MosaicError(
+                f"{source} is not a tile list of wsiscore ({error}); write one with `wsiscore tile`"
+            ) from error
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a ``tiles.json``; MosaicError if it is none."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise MosaicError(
+                f"{path} cannot be read as a tile list ({error}); write one with `wsiscore tile`"
+            ) from error
+        return cls.from_json(values, str(path))
+
+
+def rois_to_json(rois: Sequence[Roi]) -> list[dict[str, Any]]:
+    """Return ROIs as a list of {"name", "outline_um": GeoJSON geometry in micrometres}."""
+    return [{"name": roi.name, "outline_um": mapping(roi.outline_um)} for roi in rois]
+
+
+def rois_from_json(values: Sequence[dict[str, Any]]) -> list[Roi]:
+    """Return what `rois_to_json` was given; RoiError if an outline is no polygon."""
+    rois = [Roi(str(value["name"]), shape(value["outline_um"])) for value in values]
+    for roi in rois:
+        if roi.outline_um.geom_type not in ("Polygon", "MultiPolygon"):
+            raise RoiError(f"ROI {roi.name!r} is a {roi.outline_um.geom_type}, wanted a polygon")
+    return rois
