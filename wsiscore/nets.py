@@ -1,0 +1,225 @@
+"""What the families that run a torch network share: a block, a seeded start, weights in, tiles to maps."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from wsiscore.errors import ModelError
+
+__all__ = [
+    "NetworkGenerator",
+    "ResidualBlock",
+    "fill",
+    "fresh",
+    "pick_device",
+    "read_checkpoint",
+]
+
+_BROKEN = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+
+
+class _Tiled(Protocol):
+    @property
+    def multiple_px(self) -> int: ...
+
+
+Spec = TypeVar("Spec", bound=_Tiled)  # GeneratorSpec, which lives a floor above
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 × 3 convolutions with instance normalisation, added to their input.
+
+    Parameters
+    ----------
+    channels
+        Of the input and the output, (B, channels, H, W) with H and W at least 2.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"),
+            nn.InstanceNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"),
+            nn.InstanceNorm2d(channels),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the features with the block's correction added, same shape."""
+        corrected: Tensor = features + self.block(features)
+        return corrected
+
+
+class NetworkGenerator(Generic[Spec]):
+    """A torch network as a `Generator`.
+
+    Parameters
+    ----------
+    network
+        Takes (B, 3, H, W) float32 in [-1, 1], gives (B, C, H, W) in [-1, 1]; put in evaluation mode here.
+    spec
+        What it reads and gives.
+    device
+        As for `pick_device`.
+
+    Raises
+    ------
+    ModelError
+        If this computer has no such device.
+    """
+
+    def __init__(self, network: nn.Module, spec: Spec, device: str = "auto") -> None:
+        self.spec = spec
+        self.device = torch.device(pick_device(device))
+        # Measured on two cores, convolutions of 16 to 64 channels: channels last is up to 1.4 times faster.
+        self._network = network.eval().to(self.device)
+        for weight in self._network.parameters():
+            if weight.ndim == 4:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Turn tiles into maps.
+
+        Parameters
+        ----------
+        tiles
+            (B, 3, H, W) RGB in 0..255, an array or a torch tensor; H and W multiples of `spec.multiple_px`.
+
+        Returns
+        -------
+        (B, C, H, W) in [0, 1], channels as in `spec.channels`.
+
+        Raises
+        ------
+        ValueError
+            If the tiles have another type, shape or size.
+        """
+        tiles = np.ascontiguousarray(tiles)
+        _check_tiles(tiles, self.spec.multiple_px)
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            batch = torch.from_numpy(tiles).to(self.device, memory_format=torch.channels_last)
+            maps = self._network(batch.float() / 127.5 - 1)
+            unit = (maps.float() + 1) / 2
+            result: npt.NDArray[np.float32] = unit.contiguous().cpu().numpy()
+        return result
+
+    def weights(self) -> dict[str, npt.NDArray[Any]]:
+        """Return a copy of the network's weights, by name, as a model folder stores them."""
+        return {name: value.detach().cpu().numpy().copy() for name, value in self._network.state_dict().items()}
+
+
+def _check_tiles(tiles: npt.NDArray[Any], multiple_px: int) -> None:
+    if tiles.dtype != np.uint8:
+        raise ValueError(f"tiles are uint8 RGB in 0..255, got {tiles.dtype}")
+    if tiles.ndim != 4 or tiles.shape[1] != 3:
+        raise ValueError(f"tiles have the shape (B, 3, H, W), got {tiles.shape}")
+    if any(side == 0 or side % multiple_px for side in tiles.shape[2:]):
+        raise ValueError(
+            f"a tile's sides must be multiples of {multiple_px} px, got {tiles.shape[2]} × {tiles.shape[3]}"
+        )
+
+
+def pick_device(name: str = "auto") -> str:
+    """Return the device to run on: the one asked for, or the fastest kind there is for ``auto``.
+
+    Parameters
+    ----------
+    name
+        ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+
+    Raises
+    ------
+    ModelError
+        If the name is no device, or this computer has none of it.
+    """
+    there = ["cpu"]
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    if torch.cuda.is_available():
+        there[:0] = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name == "auto":
+        return there[0]
+    if name not in there:
+        raise ModelError(f"device {name!r} is not on this computer; choose auto or one of: {', '.join(there)}")
+    return name
+
+
+def fresh(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """Return a newly initialised network: the same for the same seed, leaving torch's own state untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def fill(network: nn.Module, weights: Mapping[str, Any], what: str) -> None:
+    """Put weights into a network, all of them and no others.
+
+    Parameters
+    ----------
+    network
+        Changed in place.
+    weights
+        Name -> array or tensor; any float type.
+    what
+        The network in words, for the error text, such as ``family 'x' of width 64``.
+
+    Raises
+    ------
+    ModelError
+        If a weight is missing, has another shape, or has no place in the network.
+    """
+    wanted = network.state_dict()
+    for name, value in wanted.items():
+        if name not in weights:
+            raise ModelError(f"the weights are not those of {what}: {name!r} is missing")
+        if tuple(weights[name].shape) != tuple(value.shape):
+            found, shape = tuple(weights[name].shape), tuple(value.shape)
+            raise ModelError(f"the weights are not those of {what}: {name!r} is {found}, wanted {shape}")
+    if extra := sorted(set(weights) - set(wanted)):
+        raise ModelError(f"the weights are not those of {what}: {extra[0]!r} has no place in it")
+    network.load_state_dict({name: torch.as_tensor(weights[name]) for name in wanted})
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Read a torch checkpoint of plain weights, running no code from it.
+
+    Returns
+    -------
+    What was saved: dicts and lists of tensors and numbers.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, damaged, no checkpoint, or holds code.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; wanted a torch checkpoint")
+    with path.open("rb") as file:
+        start = file.read(2)
+    if not (start == b"PK" or start[:1] == b"\x80"):
+        raise ModelError(f"{path} is not a torch checkpoint; wanted the .pt or .pth file of the weights")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say is said below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?i:global) (\w+(?:\.\w+)+)", str(error))
+        what = f"code ({found[1]})" if found else "something other than weights, perhaps code"
+        raise ModelError(
+            f"{path} holds {what} and was not run; ask its author for a file of plain weights (a state dict)"
+        ) from error
+    except _BROKEN as error:
+        if "TorchScript" in str(error):
+            raise ModelError(f"{path} is a TorchScript program, not a file of plain weights") from error
+        raise ModelError(f"{path} is damaged or not a torch checkpoint; copy it again") from error
