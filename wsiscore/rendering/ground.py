@@ -1,0 +1,248 @@
+"""What lies between the nuclei: tumour and stroma, cytoplasm and fibres, dirt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from wsiscore.rendering.look import Look
+
+__all__ = ["Flow", "Layout", "Plane", "add_dirt", "add_ground", "smooth_noise"]
+
+Plane = npt.NDArray[np.float32]
+
+
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: float) -> Plane:
+    """Return (H, W) Gaussian noise of about unit variance that changes over `scale_px`."""
+    if scale_px <= 2:
+        noise = rng.standard_normal(shape, np.float32)
+        if scale_px > 0.6:
+            noise = cv2.GaussianBlur(noise, (0, 0), scale_px / 2) * np.float32(1.77 * scale_px)
+        return noise
+    rows, columns = (max(2, round(side / scale_px) + 1) for side in shape)
+    grid = rng.standard_normal((rows, columns), np.float32)
+    return cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC) * np.float32(1.3)
+
+
+def _step(values: Plane, width: float) -> Plane:
+    """Return a soft step from 0 to 1 where `values` crosses 0."""
+    return np.clip(values / np.float32(2 * width) + np.float32(0.5), 0, 1)
+
+
+def _fat(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Plane:
+    """Return (H, W), 1 inside the round drops of fat cells that touch one another."""
+    drops = np.zeros(shape, np.uint8)
+    spacing = rng.uniform(45, 70) / mpp
+    ys, xs = np.mgrid[0 : shape[0] + spacing : spacing, 0 : shape[1] + spacing : spacing]
+    centres = np.stack([xs.ravel(), ys.ravel()], 1) + rng.normal(0, spacing / 8, (xs.size, 2))
+    centres[:, 0] += spacing / 2 * (np.arange(xs.size) // xs.shape[1] % 2)
+    for x, y in centres:
+        axes = (int(spacing * rng.uniform(0.42, 0.5)), int(spacing * rng.uniform(0.38, 0.48)))
+        cv2.ellipse(drops, (int(x), int(y)), axes, rng.uniform(0, 180), 0, 360, 255, -1, cv2.LINE_AA)
+    return drops.astype(np.float32) / 255
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where tumour and where empty glass is, pixel by pixel.
+
+    Parameters
+    ----------
+    tumour
+        (H, W) in [0, 1]: 1 tumour, 0 stroma.
+    clear
+        (H, W) in [0, 1]: 1 where nothing covers the glass: lumen, fat, clefts.
+    """
+
+    tumour: Plane
+    clear: Plane
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, height_px: int, width_px: int, mpp: float) -> Self:
+        """Draw sheets, nests, glands or bare stroma, with lumina, clefts and fat."""
+        shape = height_px, width_px
+        noise = smooth_noise(rng, shape, rng.uniform(50, 160) / mpp) + 0.25 * smooth_noise(rng, shape, 15 / mpp)
+        level = float(rng.choice([-3.0, rng.uniform(-1.2, 0.3), rng.uniform(0.3, 1.6)], p=[0.35, 0.45, 0.2]))
+        tumour = _step(noise - level, 0.06)
+        clear = np.zeros(shape, np.float32)
+        if rng.random() < 0.3:
+            clear = np.maximum(clear, _step(noise - level - rng.uniform(0.9, 1.6), 0.04))  # lumina
+        if rng.random() < 0.3:
+            clear = np.maximum(clear, _step(rng.uniform(0.05, 0.15) - np.abs(noise - level + 0.1), 0.02))  # clefts
+        if rng.random() < 0.3:
+            clear = np.maximum(clear, _step(smooth_noise(rng, shape, 70 / mpp) - rng.uniform(0.9, 2.0), 0.03))
+        if rng.random() < 0.06:
+            clear = np.maximum(clear, _fat(rng, shape, mpp) * (1 - tumour))
+        return cls(tumour, clear)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Which way fibres run.
+
+    Parameters
+    ----------
+    along, across
+        (H, W): distance in micrometres along and across the fibres.
+    """
+
+    along: Plane
+    across: Plane
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Self:
+        """Draw one direction, bent by slow noise."""
+        angle = rng.uniform(0, np.pi)
+        cos, sin = np.float32(np.cos(angle) * mpp), np.float32(np.sin(angle) * mpp)
+        y, x = np.arange(shape[0], dtype=np.float32)[:, None], np.arange(shape[1], dtype=np.float32)
+        bend = smooth_noise(rng, shape, 90 / mpp) * 18 + smooth_noise(rng, shape, 25 / mpp) * 4
+        return cls(x * cos + y * sin, y * cos - x * sin + bend)
+
+    def angle(self, y: npt.NDArray[np.intp], x: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """Return the direction of the fibres at pixels, in radians from the x axis."""
+        below, right = np.minimum(y + 2, self.across.shape[0] - 1), np.minimum(x + 2, self.across.shape[1] - 1)
+        above, left = np.maximum(below - 4, 0), np.maximum(right - 4, 0)
+        down = self.across[below, x] - self.across[above, x]
+        aside = self.across[y, right] - self.across[y, left]
+        return np.arctan2(-aside, down).astype(np.float64)
+
+    def fibres(self, rng: np.random.Generator, length_um: float, width_um: float) -> Plane:
+        """Return (H, W) noise that is long along the fibres and narrow across them."""
+        grid = rng.standard_normal((257, 257), np.float32)
+        along = _fold(self.along / np.float32(length_um) + np.float32(rng.uniform(0, 256)))
+        across = _fold(self.across / np.float32(width_um) + np.float32(rng.uniform(0, 256)))
+        return cv2.remap(grid, along, across, cv2.INTER_CUBIC) * np.float32(1.3)
+
+
+def _fold(values: Plane) -> Plane:
+    """Fold any coordinate into 1..255, back and forth."""
+    return np.abs((values % np.float32(508)) - np.float32(254)) + np.float32(1)
+
+
+def add_ground(
+    rng: np.random.Generator,
+    mpp: float,
+    look: Look,
+    layout: Layout,
+    flow: Flow,
+    cells: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.bool_]],
+    hematoxylin: Plane,
+    dab: Plane,
+    bare: Plane,
+) -> Plane:
+    """Add cytoplasm, membranes and fibres to the dyes, in place.
+
+    Parameters
+    ----------
+    rng, mpp, look, layout, flow
+        As in `render_field`.
+    cells
+        Row and column of the nuclear centres, and whether each is positive.
+    hematoxylin, dab
+        (H, W) dyes of the nuclei, changed.
+    bare
+        (H, W) in [0, 1]: where neither nucleus nor the pale gap around it is.
+
+    Returns
+    -------
+    ndarray
+        (H, W) colourless density.
+    """
+    shape = hematoxylin.shape
+    grain = smooth_noise(rng, shape, 1.2 / mpp)
+    cloud = smooth_noise(rng, shape, 7 / mpp)
+    thick = flow.fibres(rng, 35, 4.5)
+    thin = flow.fibres(rng, 22, 1.4)
+    strand = np.maximum(1 - np.abs(thin) * np.float32(1.4), 0) * np.maximum(thick + np.float32(0.3), 0)
+    membrane, blush = _cells(rng, mpp, look, cells, shape)
+    tumour, solid = layout.tumour, (1 - layout.clear)
+
+    cytoplasm = look.cytoplasm_od * (1 + look.texture * (0.35 * cloud + 0.22 * grain) + 0.5 * membrane)
+    stroma = look.stroma_od * (1 + look.texture * (0.7 * thick + 0.15 * grain + 0.9 * strand))
+    body = np.maximum(tumour * cytoplasm + (1 - tumour) * stroma, 0) * solid * bare
+    hematoxylin += body
+    dab += look.background_od * solid * (0.8 + 0.3 * cloud + 0.15 * grain).clip(0)
+    dab += look.blush_od * solid * bare * blush * tumour * (1 + 0.3 * grain).clip(0)
+    lines = tumour * (0.3 * grain + 0.8 * membrane) + (1 - tumour) * (0.3 * grain + 1.0 * strand + 0.5 * thin)
+    edge = cv2.Laplacian(cv2.GaussianBlur(layout.clear, (0, 0), max(0.6 / mpp, 0.7)), cv2.CV_32F)
+    return np.float32(look.refraction) * (lines * bare * solid + 4 * edge) + np.float32(0.2) * body
+
+
+def _cells(
+    rng: np.random.Generator,
+    mpp: float,
+    look: Look,
+    cells: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.bool_]],
+    shape: tuple[int, ...],
+) -> tuple[Plane, Plane]:
+    """Return the borders between cells (0..1) and each pixel's share of its cell's cytoplasmic DAB."""
+    row, column, positive = cells
+    if not len(row):
+        return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    seeds = np.ones(shape, np.uint8)
+    seeds[row, column] = 0
+    distance, owner = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    border = cv2.morphologyEx(owner.astype(np.float32), cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
+    reach = np.float32(9 / mpp)
+    membrane = cv2.GaussianBlur((border & (distance < reach)).astype(np.float32), (0, 0), max(0.35 / mpp, 0.6))
+    amount = np.zeros(int(owner.max()) + 1, np.float32)
+    amount[owner[row, column]] = rng.gamma(0.6, 1.0, len(row)) * np.where(positive, 1.6, 0.5)
+    blush = np.take(amount, owner) * np.clip(1.5 - distance / reach, 0, 1)
+    return membrane, cv2.GaussianBlur(blush, (0, 0), 0.8 / mpp)
+
+
+def add_dirt(
+    rng: np.random.Generator,
+    mpp: float,
+    look: Look,
+    hematoxylin: Plane,
+    dab: Plane,
+    residual: Plane,
+) -> None:
+    """Add what is no nucleus and must not be taken for one: brown specks, black grains, shadows, folds.
+
+    The planes are changed in place.
+    """
+    area_mm2 = hematoxylin.size * mpp * mpp / 1e6
+    for _ in range(rng.poisson(look.ghosts_mm2 * area_mm2)):
+        plane = dab if rng.random() < 0.25 else hematoxylin
+        _blot(rng, plane, rng.uniform(2.5, 6) / mpp, rng.uniform(0.03, 0.16), soft=rng.uniform(0.5, 1.0))
+    for _ in range(rng.poisson(look.debris_mm2 * area_mm2)):
+        _blot(rng, dab, rng.gamma(2.0, 0.45) / mpp + 0.4, rng.uniform(0.15, 1.5), soft=rng.uniform(0.1, 0.6))
+    for _ in range(rng.poisson(look.pigment_mm2 * area_mm2)):
+        centre = rng.uniform(0, 1, 2) * hematoxylin.shape
+        for _ in range(rng.integers(3, 30)):
+            size = rng.uniform(0.3, 0.9) / mpp + 0.4
+            _blot(rng, residual, size, rng.uniform(0.3, 1.2), 0.3, centre + rng.normal(0, 4 / mpp, 2))
+    if rng.random() < look.accidents / 3:
+        fold = _step(rng.uniform(0.03, 0.1) - np.abs(smooth_noise(rng, dab.shape, 120 / mpp)), 0.03)
+        for plane in (hematoxylin, dab, residual):
+            plane *= 1 + np.float32(rng.uniform(0.5, 1.5)) * fold
+
+
+def _blot(
+    rng: np.random.Generator,
+    plane: Plane,
+    radius_px: float,
+    amount: float,
+    soft: float,
+    centre: npt.NDArray[np.float64] | None = None,
+) -> None:
+    """Add one irregular spot to a plane, in place; `soft` 0 is sharp, 1 a cloud."""
+    y, x = rng.uniform(0, 1, 2) * plane.shape if centre is None else centre
+    half = int(radius_px * 2 + 2)
+    top, left = max(int(y) - half, 0), max(int(x) - half, 0)
+    bottom, right = min(int(y) + half + 1, plane.shape[0]), min(int(x) + half + 1, plane.shape[1])
+    if bottom <= top or right <= left:
+        return
+    dy = (np.arange(top, bottom, dtype=np.float32) - np.float32(y))[:, None]
+    dx = np.arange(left, right, dtype=np.float32) - np.float32(x)
+    turn, aspect = rng.uniform(0, np.pi), rng.uniform(0.5, 1.0)
+    u, v = dx * np.cos(turn) + dy * np.sin(turn), (dy * np.cos(turn) - dx * np.sin(turn)) / aspect
+    wave = 1 + 0.15 * np.sin(3 * np.arctan2(v, u) + rng.uniform(0, 6)) + 0.1 * np.sin(5 * np.arctan2(v, u))
+    rho = np.hypot(u, v) / (radius_px * wave)
+    plane[top:bottom, left:right] += (amount * np.clip((1 - rho) / (soft + 0.1) + 0.5, 0, 1)).astype(np.float32)

@@ -1,0 +1,159 @@
+"""What the fields of one slide share: dyes, nuclei, tissue and camera."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Look"]
+
+_Triple = tuple[float, float, float]
+
+
+def _triple(values: npt.ArrayLike) -> _Triple:
+    red, green, blue = (float(value) for value in np.asarray(values))
+    return red, green, blue
+
+
+def _dye(rng: np.random.Generator, one: _Triple, other: _Triple, share: float) -> _Triple:
+    """Return the unit vector a `share` of the way from one to the other, slightly off."""
+    vector = np.asarray(one) * (1 - share) + np.asarray(other) * share + rng.normal(0, 0.02, 3)
+    vector = np.maximum(vector, 0.05)
+    return _triple(vector / np.linalg.norm(vector))
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the fields of one slide share; `random` draws one.
+
+    Parameters
+    ----------
+    hematoxylin, dab
+        Optical densities of red, green and blue of one unit of dye (unit length).
+    glass
+        RGB of empty glass, in 0..255.
+    stray
+        Share of `glass` that reaches the camera through the darkest nucleus.
+    cytoplasm_od, stroma_od
+        Hematoxylin outside nuclei, in tumour and in stroma.
+    texture, refraction
+        Relative strength of grain and fibres in the dye, and of colourless lines and grain (OD).
+    background_od, blush_od
+        DAB everywhere, and in the cytoplasm of some cells.
+    diameter_um, diameter_spread
+        Geometric mean diameter of tumour nuclei; standard deviation of its logarithm.
+    elongation, irregularity
+        Mean of length over width, minus 1; relative size of dents and bends.
+    density_mm2, crowding
+        Tumour nuclei per mm² wanted; how far two may overlap, 0 not to 1 halfway.
+    stroma_mm2, lymphocytes_mm2
+        Other nuclei per mm² of stroma.
+    nuclear_od, hollow, rim, grain
+        Hematoxylin of tumour nuclei; paleness of their middle, darkness of their edge, clumping: 0..1.
+    dab_od, weak, patchy
+        Median DAB of strong nuclei; share of weak ones; how uneven the stain is: 0..1.
+    debris_mm2, pigment_mm2, ghosts_mm2
+        Brown specks, clusters of black grains, and blurred shadows that are no nuclei.
+    blur_um, sharpen, noise, fringe_px, jpeg
+        The camera: blur, halos, noise (grey levels), colour fringe, JPEG quality (0: none).
+    accidents
+        Chance of a fold, pen or a part out of focus in a field.
+    """
+
+    hematoxylin: _Triple
+    dab: _Triple
+    glass: _Triple
+    stray: float
+    cytoplasm_od: float
+    stroma_od: float
+    texture: float
+    refraction: float
+    background_od: float
+    blush_od: float
+    diameter_um: float
+    diameter_spread: float
+    elongation: float
+    irregularity: float
+    density_mm2: float
+    crowding: float
+    stroma_mm2: float
+    lymphocytes_mm2: float
+    nuclear_od: float
+    hollow: float
+    rim: float
+    grain: float
+    dab_od: float
+    weak: float
+    patchy: float
+    debris_mm2: float
+    pigment_mm2: float
+    ghosts_mm2: float
+    blur_um: float
+    sharpen: float
+    noise: float
+    fringe_px: float
+    jpeg: int
+    accidents: float
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, difficulty: float = 1.0) -> Self:
+        """Draw a look.
+
+        Parameters
+        ----------
+        rng
+            Source of randomness.
+        difficulty
+            0: clean and even; 1: everything that laboratories and cameras do.
+        """
+
+        def near(low: float, high: float, span: float = 0.0) -> float:
+            """Uniform in [low, high], and up to `span` further up for the difficult."""
+            return float(rng.uniform(low, high + span * difficulty))
+
+        def rarely(chance: float, low: float, high: float) -> float:
+            return float(rng.uniform(low, high)) if rng.random() < chance * difficulty else 0.0
+
+        violet, red = rng.beta(0.8, 1.0) * (0.5 + 0.5 * difficulty), rng.random()
+        warm = rng.choice([0.0, 0.03, 0.14], p=[0.45, 0.3, 0.25])
+        level = near(218, 244) - rarely(0.4, 0, 45)
+        tint = rng.normal(0, 0.006, 3) + np.array([0.0, 0.0, -warm * rng.uniform(0.7, 1.1)])
+        return cls(
+            hematoxylin=_dye(rng, (0.79, 0.55, 0.30), (0.60, 0.74, 0.30), violet),
+            dab=_dye(rng, (0.26, 0.56, 0.79), (0.42, 0.62, 0.66), red),
+            glass=_triple(np.clip(level * (1 + tint), 0, 250)),
+            stray=near(0.0, 0.04, 0.08),
+            cytoplasm_od=near(0.02, 0.06, 0.06),
+            stroma_od=near(0.015, 0.04, 0.05),
+            texture=near(0.3, 0.6, 0.4),
+            refraction=near(0.002, 0.012, 0.03),
+            background_od=near(0.0, 0.01, 0.03) + rarely(0.2, 0.0, 0.08),
+            blush_od=near(0.0, 0.02, 0.0) + rarely(0.4, 0.03, 0.2),
+            diameter_um=near(7.5, 10.5, 2.0) + rarely(0.2, 1, 4),
+            diameter_spread=near(0.1, 0.15, 0.1),
+            elongation=near(0.12, 0.4, 0.3) + rarely(0.15, 0.3, 0.9),
+            irregularity=near(0.02, 0.045, 0.05),
+            density_mm2=near(3000, 6500, 2500) * float(rng.choice([1.0, 0.5], p=[0.75, 0.25])),
+            crowding=near(0.0, 0.2, 0.35),
+            stroma_mm2=near(500, 1400),
+            lymphocytes_mm2=near(50, 200) + rarely(0.3, 500, 2500),
+            nuclear_od=near(0.2, 0.38) + rarely(0.3, 0.05, 0.25) - rarely(0.2, 0.04, 0.1),
+            hollow=near(0.0, 0.45) + rarely(0.3, 0.1, 0.4),
+            rim=near(0.05, 0.4, 0.25),
+            grain=near(0.1, 0.3, 0.2),
+            dab_od=near(0.8, 1.3) + rarely(0.35, 0.2, 1.4) - rarely(0.2, 0.1, 0.4),
+            weak=near(0.05, 0.2, 0.25),
+            patchy=near(0.1, 0.3, 0.5),
+            debris_mm2=near(0, 15) + rarely(0.3, 30, 400),
+            pigment_mm2=rarely(0.1, 10, 80),
+            ghosts_mm2=near(0, 40) + rarely(0.4, 100, 800),
+            blur_um=near(0.12, 0.3, 0.1) + rarely(0.25, 0.1, 0.7),
+            sharpen=near(0.0, 0.3) + rarely(0.35, 0.3, 1.6),
+            noise=near(0.5, 1.8, 1.5) + rarely(0.15, 1, 4),
+            fringe_px=near(0.0, 0.1) + rarely(0.2, 0.1, 0.5),
+            jpeg=int(rng.integers(92 - int(32 * difficulty), 97)),
+            accidents=0.12 * difficulty,
+        )

@@ -1,0 +1,353 @@
+"""Whole slides with known cells: an SVS as a scanner writes it, its ROIs, and every nucleus of it.
+
+None of it is a patient. A small slide is painted in one piece; a larger one repeats one painted block, mirrored so
+that its edges meet, and is written strip by strip in flat memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import shapely
+import tifffile
+from shapely import Polygon
+from shapely.geometry import mapping
+
+from wsiscore.errors import OutputError
+from wsiscore.rendering import KINDS, Field, Layout, Look, render_field, smooth_noise
+
+__all__ = ["Truth", "read_truth", "render_slide", "write_svs"]
+
+Picture = npt.NDArray[np.uint8]
+Strip = Callable[[int, int], Picture]
+"""Returns rows top to bottom (exclusive) of a slide, (bottom - top, width, 3) RGB in 0..255."""
+
+_TILE_PX = 256
+_BLOCK_PX = 3584  # a larger slide repeats a block of at most this side
+_RIM_UM = 12.0  # no nucleus this near a block's edge: mirrored ones would overlap
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """Every nucleus of a rendered slide; columns of one length.
+
+    Parameters
+    ----------
+    x_um, y_um
+        Centre, from the slide's top left.
+    positive
+        Whether it took DAB.
+    kind
+        One of `wsiscore.rendering.KINDS`.
+    roi
+        Name of the ROI it lies in, empty outside all.
+    """
+
+    x_um: npt.NDArray[np.float64]
+    y_um: npt.NDArray[np.float64]
+    positive: npt.NDArray[np.bool_]
+    kind: npt.NDArray[np.str_]
+    roi: npt.NDArray[np.str_]
+
+    @property
+    def ki67_index(self) -> float:
+        """Positive tumour nuclei in percent of all inside ROIs; nan without any."""
+        counted = self.positive[(self.kind == "tumour") & (self.roi != "")]
+        return 100 * float(counted.mean()) if len(counted) else float("nan")
+
+    @classmethod
+    def of(cls, field: Field, rois: dict[str, Polygon]) -> Self:
+        """Return the nuclei of a field with the ROI of each."""
+        return cls.inside(field.x_um, field.y_um, field.positive, np.array(KINDS)[field.kind], rois)
+
+    @classmethod
+    def inside(
+        cls,
+        x_um: npt.NDArray[np.float64],
+        y_um: npt.NDArray[np.float64],
+        positive: npt.NDArray[np.bool_],
+        kind: npt.NDArray[np.str_],
+        rois: dict[str, Polygon],
+    ) -> Self:
+        """Return nuclei with the ROI of each; outlines in micrometres."""
+        roi = np.full(len(x_um), "", dtype="U32")
+        for name, outline in rois.items():
+            shapely.prepare(outline)
+            roi[shapely.contains_xy(outline, x_um, y_um)] = name
+        return cls(x_um, y_um, positive, kind, roi)
+
+    def write(self, path: Path) -> None:
+        """Write ``x_um,y_um,class,kind,roi``, one nucleus a line, positions to 0.01 µm."""
+        with path.open("w", newline="") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(["x_um", "y_um", "class", "kind", "roi"])
+            names = np.where(self.positive, "positive", "negative")
+            for x, y, name, kind, roi in zip(self.x_um, self.y_um, names, self.kind, self.roi, strict=True):
+                rows.writerow([f"{x:.2f}", f"{y:.2f}", name, kind, roi])
+
+
+def read_truth(path: Path) -> Truth:
+    """Read what `Truth.write` wrote."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return Truth(
+        np.array([float(row["x_um"]) for row in rows]),
+        np.array([float(row["y_um"]) for row in rows]),
+        np.array([row["class"] == "positive" for row in rows], bool),
+        np.array([row["kind"] for row in rows], dtype=str),
+        np.array([row["roi"] for row in rows], dtype=str),
+    )
+
+
+def write_svs(path: Path, strip: Strip, width_px: int, height_px: int, mpp: float, *, quality: int = 80) -> None:
+    """Write a pyramid as Aperio's scanners do: tiled JPEG, a thumbnail second, levels 4 times smaller each.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    strip
+        Gives rows of the slide; asked for a few hundred at a time, from top to bottom, once a level.
+    width_px, height_px
+        Size of level 0.
+    mpp
+        Micrometres per pixel of level 0.
+    quality
+        Of JPEG, 1..100.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    size = f"{width_px}x{height_px}"
+    head = f"Aperio Image Library v12.0.15\r\n{size} [0,0 {size}] ({_TILE_PX}x{_TILE_PX}) JPEG/RGB Q={quality}"
+    facts = f"AppMag = {10 / mpp:g}|MPP = {mpp:.6g}|ScanScope ID = rendered by wsiscore, not a patient"
+    factors = [4**k for k in range(6) if k == 0 or min(width_px, height_px) // 4**k >= _TILE_PX]
+    ends = {"photometric": "rgb", "compression": "jpeg", "metadata": None, "software": False}
+    try:
+        with tifffile.TiffWriter(path, bigtiff=width_px * height_px > 2**30) as file:
+            for factor in factors:
+                shape = height_px // factor, width_px // factor, 3
+                note = (
+                    f"{head}|{facts}"
+                    if factor == 1
+                    else f"{head} -> {shape[1]}x{shape[0]} JPEG/RGB Q={quality}|{facts}"
+                )
+                file.write(
+                    _tiles(strip, *shape[:2], factor),
+                    shape=shape,
+                    dtype=np.uint8,
+                    tile=(_TILE_PX, _TILE_PX),
+                    compressionargs={"level": quality},
+                    subsampling=(2, 2),
+                    description=note,
+                    **ends,
+                )
+                if factor == 1:
+                    shrink = -(-max(width_px, height_px) // 1024)
+                    small = _shrunk(strip, height_px // shrink, width_px // shrink, shrink)
+                    note = f"{head} -> {small.shape[1]}x{small.shape[0]} - |{facts}"
+                    file.write(small, rowsperstrip=16, compressionargs={"level": quality}, description=note, **ends)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}; choose another folder") from error
+
+
+def _shrunk(strip: Strip, height: int, width: int, factor: int) -> Picture:
+    return np.concatenate(list(_rows(strip, height, width, factor)))
+
+
+def _rows(strip: Strip, height: int, width: int, factor: int) -> Iterator[Picture]:
+    """Yield a level's rows, up to one tile high at a time, averaged over squares of `factor`."""
+    step = max(_TILE_PX // factor, 1)
+    for top in range(0, height, _TILE_PX):
+        bottom = min(top + _TILE_PX, height)
+        parts = []
+        for first in range(top, bottom, step):
+            last = min(first + step, bottom)
+            part = strip(first * factor, last * factor)[:, : width * factor]
+            parts.append(part if factor == 1 else cv2.resize(part, (width, last - first), interpolation=cv2.INTER_AREA))
+        yield np.concatenate(parts)
+
+
+def _tiles(strip: Strip, height: int, width: int, factor: int) -> Iterator[Picture]:
+    for rows in _rows(strip, height, width, factor):
+        for left in range(0, width, _TILE_PX):
+            tile = rows[:, left : left + _TILE_PX]
+            missing = _TILE_PX - tile.shape[0], _TILE_PX - tile.shape[1]
+            yield np.pad(tile, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+
+
+def render_slide(
+    folder: Path,
+    name: str,
+    *,
+    index: float,
+    width_px: int,
+    height_px: int,
+    mpp: float = 0.25,
+    seed: int = 0,
+    difficulty: float = 0.2,
+) -> Path:
+    """Write ``name.svs``, its ROIs ``name.geojson`` as QuPath does, and ``name.truth.csv``.
+
+    Parameters
+    ----------
+    folder
+        Where to; made if it is missing.
+    name
+        Stem of the three files.
+    index
+        Positive tumour nuclei in percent.
+    width_px, height_px
+        Size of level 0.
+    mpp
+        Micrometres per pixel.
+    seed
+        The same one gives the same slide.
+    difficulty
+        Of the look, see `Look.random`.
+
+    Returns
+    -------
+    Path
+        The SVS file.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    rng = np.random.default_rng(seed)
+    look = replace(Look.random(rng, difficulty), jpeg=0, accidents=0.0, noise=0.6, lymphocytes_mm2=250.0)
+    section = _Section.random(rng, width_px * mpp, height_px * mpp)
+    paint = _whole if max(width_px, height_px) <= _BLOCK_PX else _mirrored
+    strip, truth = paint(rng, section, width_px, height_px, mpp, look, index)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        truth.write(folder / f"{name}.truth.csv")
+        (folder / f"{name}.geojson").write_text(_geojson(section.rois, mpp, seed))
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written to: {error}; choose another folder") from error
+    path = folder / f"{name}.svs"
+    write_svs(path, strip, width_px, height_px, mpp)
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """The piece of tissue on the glass, the tumour in it, and the ROIs drawn on it, all in micrometres."""
+
+    tissue: Polygon
+    tumour: Polygon
+    rois: dict[str, Polygon]
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, width_um: float, height_um: float) -> _Section:
+        centre = np.array([width_um, height_um]) / 2 * rng.uniform(0.96, 1.04, 2)
+        half = np.array([width_um, height_um]) / 2
+        tissue = _blob(rng, centre, half * 0.86, 0.05)
+        tumour = _blob(rng, centre, half * 0.70, 0.04).intersection(tissue.buffer(-0.03 * float(half.min())))
+        tumour = max(shapely.get_parts(tumour), key=lambda part: part.area)
+        hole = _blob(rng, centre + half * rng.uniform(-0.25, 0.25, 2), half * rng.uniform(0.10, 0.14), 0.08)
+        drawn = tumour.buffer(-0.02 * float(half.min())).simplify(2.0)
+        return cls(
+            tissue, tumour.difference(hole.buffer(-0.015 * float(half.min()))), {"Tumour": drawn.difference(hole)}
+        )
+
+
+def _blob(
+    rng: np.random.Generator, centre: npt.NDArray[np.float64], half: npt.NDArray[np.float64], rough: float
+) -> Polygon:
+    """Return a rounded irregular outline."""
+    turn = np.linspace(0, 2 * np.pi, 180, endpoint=False)
+    radius = np.ones_like(turn)
+    for wave in range(2, 12):
+        radius += rough * rng.normal(0, 1.6 / wave**0.8) * np.cos(wave * turn + rng.uniform(0, 2 * np.pi))
+    radius = np.minimum(radius, 1.12)
+    return Polygon(centre + half * (radius * np.array([np.cos(turn), np.sin(turn)])).T).buffer(0)
+
+
+def _mask(outline: Polygon, mpp: float, shape: tuple[int, int], top: int = 0) -> npt.NDArray[np.float32]:
+    """Return (H, W): 1 inside an outline, from row `top` of the slide."""
+    mask = np.zeros(shape, np.uint8)
+    for part in shapely.get_parts(outline):
+        for ring, value in ((part.exterior, 255), *((hole, 0) for hole in part.interiors)):
+            points = (shapely.get_coordinates(ring) / mpp - [0, top]) * 16
+            cv2.fillPoly(mask, [points.round().astype(np.int32)], value, cv2.LINE_AA, shift=4)
+    return mask.astype(np.float32) / 255
+
+
+def _whole(
+    rng: np.random.Generator, section: _Section, width_px: int, height_px: int, mpp: float, look: Look, index: float
+) -> tuple[Strip, Truth]:
+    """Paint a slide in one piece."""
+    shape = height_px, width_px
+    septa = np.abs(smooth_noise(rng, shape, 110 / mpp) + 0.15 * smooth_noise(rng, shape, 20 / mpp))
+    tumour = _mask(section.tumour, mpp, shape) * np.clip((septa - np.float32(0.10)) * 20, 0, 1)
+    ragged = smooth_noise(rng, shape, 25 / mpp)
+    tissue = cv2.GaussianBlur(_mask(section.tissue, mpp, shape), (0, 0), 10 / mpp) + np.float32(0.12) * ragged
+    gaps = smooth_noise(rng, shape, 45 / mpp) - np.float32(2.2)
+    clear = np.maximum(np.clip(0.5 - (tissue - 0.5) * 12, 0, 1), np.clip(gaps * 10, 0, 1))
+    field = render_field(rng, *shape, mpp, look=look, index=index, layout=Layout(tumour, clear))
+    return (lambda top, bottom: field.rgb[top:bottom]), Truth.of(field, section.rois)
+
+
+def _mirrored(
+    rng: np.random.Generator, section: _Section, width_px: int, height_px: int, mpp: float, look: Look, index: float
+) -> tuple[Strip, Truth]:
+    """Paint one block and lay it out mirrored; the tissue's outline cuts it."""
+    side = min(_BLOCK_PX, 2048)
+    septa = np.abs(smooth_noise(rng, (side, side), 110 / mpp))
+    layout = Layout(np.clip((septa - np.float32(0.10)) * 20, 0, 1), np.zeros((side, side), np.float32))
+    field = render_field(rng, side, side, mpp, look=look, index=index, layout=layout, rim_um=_RIM_UM)
+    pair = np.concatenate([field.rgb, field.rgb[:, ::-1]], axis=1)
+    wide = np.tile(pair, (1, -(-width_px // (2 * side)), 1))[:, :width_px]
+    glass = np.array(look.glass, np.float32)
+
+    def strip(top: int, bottom: int) -> Picture:
+        rows = np.arange(top, bottom) % (2 * side)
+        tissue = _mask(section.tissue, mpp, (bottom - top, width_px), top)[..., None]
+        picture = wide[np.where(rows < side, rows, 2 * side - 1 - rows)]
+        return (glass + tissue * (picture - glass) + np.float32(0.5)).astype(np.uint8)
+
+    length = side * mpp
+    x, y, positive, kind = [], [], [], []
+    for row in range(-(-height_px // side)):
+        for column in range(-(-width_px // side)):
+            x.append(column * length + (length - field.x_um if column % 2 else field.x_um))
+            y.append(row * length + (length - field.y_um if row % 2 else field.y_um))
+            positive.append(field.positive)
+            kind.append(np.array(KINDS)[field.kind])
+    xs, ys = np.concatenate(x), np.concatenate(y)
+    shapely.prepare(section.tissue)
+    there = shapely.contains_xy(section.tissue, xs, ys)
+    columns = xs[there], ys[there], np.concatenate(positive)[there], np.concatenate(kind)[there]
+    return strip, Truth.inside(*columns, section.rois)
+
+
+def _geojson(rois: dict[str, Polygon], mpp: float, seed: int) -> str:
+    """Return the outlines as QuPath exports annotations: level-0 pixels from the top left."""
+    features = [
+        {
+            "type": "Feature",
+            "id": str(uuid.UUID(int=(seed << 32) + number, version=4)),
+            "geometry": mapping(shapely.transform(outline, lambda points: (points / mpp).round(1))),
+            "properties": {
+                "objectType": "annotation",
+                "name": name,
+                "classification": {"name": "Tumor", "color": [200, 0, 0]},
+            },
+        }
+        for number, (name, outline) in enumerate(rois.items())
+    ]
+    return json.dumps({"type": "FeatureCollection", "features": features}) + "\n"
