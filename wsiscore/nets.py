@@ -105,7 +105,7 @@ class NetworkGenerator(Generic[Spec]):
         ValueError
             If the tiles have another type, shape or size.
         """
-        tiles = np.ascontiguousarray(tiles)
+        tiles = np.require(tiles, requirements=["C", "W"])  # as torch wants them
         _check_tiles(tiles, self.spec.multiple_px)
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
             batch = torch.from_numpy(tiles).to(self.device, memory_format=torch.channels_last)

@@ -1,0 +1,96 @@
+"""``wsiscore models``: what models there are, what one is, and import of published weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wsiscore.generators import names
+
+if TYPE_CHECKING:
+    from wsiscore.models import Card
+
+__all__ = ["models"]
+
+_COLUMNS = ("name", "family", "version", "mpp", "tile_px", "channels", "default", "description")
+
+
+@click.group(epilog="Example: wsiscore models list")
+def models() -> None:
+    """List the models that come with wsiscore, describe one, or import published weights."""
+
+
+@models.command("list", epilog="Example: wsiscore models list | cut -f 1,8")
+def list_models() -> None:
+    """Print the models there are, one a line, tab separated.
+
+    mpp is in µm per pixel, tile_px is the side of a tile in pixels. The default is marked "default". A family that comes without a model has a line with "-" for its name.
+    """
+    from wsiscore.models import default_model, find_model, model_names, read_card
+
+    cards = [read_card(find_model(name)) for name in model_names()]
+    click.echo("\t".join(_COLUMNS))
+    for card in cards:
+        click.echo(_line(card, is_default=card.name == default_model()))
+    for family in sorted(set(names()) - {card.family for card in cards}):
+        click.echo(f"-\t{family}" + "\t-" * 5 + "\tNo model comes with wsiscore yet: train or import one.")
+
+
+@models.command(epilog="Example: wsiscore models info hdab")
+@click.argument("model", metavar="NAME_OR_FOLDER")
+def info(model: str) -> None:
+    """Print what a model is, what it was trained and measured on, and what it reads and gives."""
+    from wsiscore.models import find_model, read_card
+
+    click.echo(_description(read_card(find_model(model))))
+
+
+@models.command(
+    "import", epilog="Example: wsiscore models import IHCScoreGAN_40000.pt --family ihcscoregan -o published"
+)
+@click.argument("source", metavar="FILE_OR_FOLDER", type=click.Path(path_type=Path))
+@click.option("--family", required=True, type=click.Choice(names()), help="Generator family of the weights.")
+@click.option(
+    "-o", "folder", required=True, type=click.Path(path_type=Path), help="New folder; its last part names the model."
+)
+def import_model(source: Path, family: str, folder: Path) -> None:
+    """Turn the weights that a published program comes with into a model, and print its folder.
+
+    Code in the file is not run. Only what scoring needs is kept, so the model may be smaller than the file.
+    """
+    from wsiscore.models import import_published
+
+    import_published(source, family, folder)
+    click.echo(folder)
+
+
+def _line(card: Card, *, is_default: bool) -> str:
+    spec = card.spec
+    return "\t".join(
+        (
+            *(card.name, card.family, card.version, f"{spec.mpp:g}", f"{spec.tile_px}"),
+            *("/".join(spec.channels), "default" if is_default else "-", card.description),
+        )
+    )
+
+
+def _description(card: Card) -> str:
+    spec, rules = card.spec, card.spec.rules
+    measured = [f"{m.set}: {m.metric} {m.value}  ({m.command})" for m in card.measured_on]
+    lines = [
+        ("name", f"{card.name}, version {card.version}, family {card.family}"),
+        ("what", card.description),
+        ("trained on", card.trained_on),
+        *((("measured on" if index == 0 else ""), text) for index, text in enumerate(measured or ["nothing yet"])),
+        ("reads", f"{spec.mpp:g} µm/px, tiles of {spec.tile_px} px or another multiple of {spec.multiple_px} px"),
+        ("margin", f"{spec.margin_px} px of a tile are read but not kept"),
+        ("gives", f"{', '.join(spec.channels)} as {spec.dtype}"),
+        ("cells", f"threshold {rules.threshold:g}, radius {rules.radius_um:g} µm"),
+        ("polarity", card.polarity or "follows from the method"),
+        ("config", ", ".join(f"{key}={value}" for key, value in card.config.items()) or "the family's defaults"),
+        ("licence", card.licence),
+        ("sha256", card.weights.sha256 if card.weights else "no weights"),
+    ]
+    return "\n".join(f"{label:<12} {text}" for label, text in lines)
