@@ -39,9 +39,7 @@ _PURE_PERCENTILES = (
 _LARGEST_TURN_DEG = 20.0  # an estimate further than this from the published vector is not that stain
 
 
-def optical_density(
-    rgb: npt.NDArray[np.uint8], white: tuple[float, float, float] = _WHITE
-) -> npt.NDArray[np.float32]:
+def optical_density(rgb: npt.NDArray[np.uint8], white: tuple[float, float, float] = _WHITE) -> npt.NDArray[np.float32]:
     """Return the optical density of each channel, −log10(value / white).
 
     Parameters
@@ -149,9 +147,7 @@ class Stain:
         return cls(hematoxylin, dab, white, tuple(settings["found"]))
 
 
-def dab_od_map(
-    rgb: npt.NDArray[np.uint8], stain: Stain, mpp: float, radius_um: float = 2.5
-) -> npt.NDArray[np.float32]:
+def dab_od_map(rgb: npt.NDArray[np.uint8], stain: Stain, mpp: float, radius_um: float = 2.5) -> npt.NDArray[np.float32]:
     """Return the mean DAB optical density in a disc around every pixel.
 
     Parameters
@@ -173,12 +169,12 @@ def dab_od_map(
 
 
 def disc_mean(values: npt.NDArray[np.float32], radius_px: float) -> npt.NDArray[np.float32]:
-    """Return the mean of (H, W) `values` in a soft-rimmed disc around every pixel, mirrored at the edges."""
+    """Return the mean of (H, W) `values`, from 0 up, in a soft-rimmed disc around every pixel, mirrored outside."""
     reach = math.ceil(radius_px)
     y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
     disc = np.clip(radius_px + 0.5 - np.hypot(y, x), 0, 1).astype(np.float32)
     mean = cv2.filter2D(np.ascontiguousarray(values), -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT)
-    return np.asarray(mean, dtype=np.float32)
+    return np.maximum(mean, 0)  # large discs are filtered by Fourier transform, which rounds below 0
 
 
 def _unit(vector: npt.NDArray[np.floating[Any]]) -> Vector:

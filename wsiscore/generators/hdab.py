@@ -47,13 +47,13 @@ SPEC = GeneratorSpec(
     mpp=0.5,
     tile_px=512,
     margin_px=32,
-    rules=CellRules(threshold=0.4, radius_um=3.0),
+    rules=CellRules(threshold=0.35, radius_um=3.5),
 )
 
 _SMOOTH_UM = 0.5  # a camera's noise and grain are finer than this
 _MEASURE_UM = 0.75  # smoothing before a density is compared with others to find a cut
 _BACKGROUND_UM = 6.0  # the least value this far in each direction is the local background
-_EDGE = 0.25  # softness of the mask's edge, in cuts
+_EDGE = 0.2  # softness of the mask's edge, in cuts
 _TRUNCATE = 2.5  # reach of a Gaussian, in its σ
 _MOST_OD = 0.8  # darker is simply dark: very dark nuclei must not draw the cuts up
 _FAINT_OD = 0.02  # paler is no tissue
@@ -81,8 +81,8 @@ class Config:
         Radius in which a nucleus's DAB is averaged: the inside of the smallest nucleus.
     """
 
-    blob_um: tuple[float, ...] = (1.35, 1.96, 2.86, 4.16, 6.05)
-    larger_counts: float = 0.92
+    blob_um: tuple[float, ...] = (1.5, 2.15, 3.05, 4.4, 6.3)
+    larger_counts: float = 0.95
     hematoxylin_od: tuple[float, float, float] = (0.05, 0.12, 0.35)
     dab_od: tuple[float, float, float] = (0.12, 0.2, 0.3)
     around_um: float = 2.5
