@@ -26,7 +26,8 @@ def models() -> None:
 def list_models() -> None:
     """Print the models there are, one a line, tab separated.
 
-    mpp is in µm per pixel, tile_px is the side of a tile in pixels. The default is marked "default". A family that comes without a model has a line with "-" for its name.
+    mpp is in µm per pixel, tile_px is the side of a tile in pixels, the default is marked "default". A family
+    that comes without a model has a line with "-" for its name.
     """
     from wsiscore.models import default_model, find_model, model_names, read_card
 

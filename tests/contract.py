@@ -1,0 +1,144 @@
+"""What every generator family must keep; a class of tests to inherit."""
+
+import json
+import pickle
+from dataclasses import asdict, fields, replace
+
+import numpy as np
+import pytest
+
+from wsiscore.generators import SlideAdaptive, family
+from wsiscore.models import Card, load_model, read_card, write_model
+
+TILE_SIZES = (256, 512, 1024)  # what the command line offers
+
+
+def small(config_type):
+    """Return the family's default configuration, narrow if it has a width."""
+    narrow = {"width": 8} if any(field.name == "width" for field in fields(config_type)) else {}
+    return config_type(**narrow)
+
+
+def tissue(batch, height, width, seed=0):
+    """Return tiles (B, 3, H, W) of pale ground with brown and blue discs, each tile of its own."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    tiles = rng.normal(235, 4, (batch, 3, height, width))
+    for tile in tiles:
+        for _ in range(max(2, height * width // 1500)):
+            row, column, radius = rng.uniform((0, 0, 4), (height, width, 9))
+            colour = np.array([[120, 75, 50], [110, 120, 165]][rng.integers(2)]) + rng.normal(0, 8, 3)
+            tile[:, (y - row) ** 2 + (x - column) ** 2 < radius**2] = colour[:, None]
+    return np.clip(tiles, 0, 255).astype(np.uint8)
+
+
+class GeneratorContract:
+    """Laws of a generator family; a subclass or a parametrisation says which by ``name``."""
+
+    @pytest.fixture
+    def module(self, name):
+        return family(name)
+
+    @pytest.fixture
+    def generator(self, module):
+        return module.build(small(module.Config), module.SPEC, None, "cpu")
+
+    @pytest.fixture
+    def side(self, module):
+        """Return the smallest side that leaves a core, and some multiples, to keep the tests quick."""
+        multiple = module.SPEC.multiple_px
+        return multiple * max(1, 64 // multiple)
+
+    def test_the_spec_is_that_of_the_family(self, name, module, generator):
+        spec = module.SPEC
+        assert spec.family == name
+        assert generator.spec == spec
+        assert 0.1 <= spec.mpp <= 2
+        assert any(size % spec.multiple_px == 0 for size in TILE_SIZES)
+        assert spec.dtype == ("uint8" if spec.output == "image" else "float16")
+
+    def test_the_config_is_frozen_and_json_ready(self, module):
+        config = module.Config()
+        assert module.Config.__dataclass_params__.frozen
+        assert module.Config(**asdict(config)) == config
+        json.dumps(asdict(config))
+
+    def test_a_tile_of_each_size_gives_maps_of_its_size(self, module, generator):
+        multiple = module.SPEC.multiple_px
+        for height, width in [(multiple, multiple), (2 * multiple, multiple), (module.SPEC.tile_px,) * 2]:
+            maps = generator(tissue(1, height, width))
+            assert maps.shape == (1, len(module.SPEC.channels), height, width)
+            assert maps.dtype == np.float32
+
+    def test_maps_lie_between_0_and_1_on_tissue_noise_and_bare_glass(self, generator, side):
+        noise = np.random.default_rng(2).integers(0, 256, (2, 3, side, side), np.uint8)
+        flat = np.broadcast_to(np.array([0, 255], np.uint8)[:, None, None, None], (2, 3, side, side))
+        for tiles in (tissue(2, side, side), noise, flat):
+            maps = generator(tiles)
+            assert np.isfinite(maps).all()
+            assert maps.min() >= 0
+            assert maps.max() <= 1
+
+    def test_a_tiles_maps_do_not_depend_on_its_batch(self, generator, side):
+        tiles = tissue(5, side, side)
+        together = generator(tiles)
+        alone = np.concatenate([generator(tile[None]) for tile in tiles])
+        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(generator(tiles[::-1]), together[::-1], rtol=0, atol=1e-5)
+
+    def test_the_maps_depend_on_the_tile(self, generator, side):
+        maps = generator(tissue(2, side, side))
+        assert not np.allclose(maps[0], maps[1], atol=1e-3)
+
+    def test_the_same_tiles_give_the_same_maps_and_are_left_as_they_were(self, module, generator, side):
+        tiles = tissue(2, side, side)
+        before = tiles.copy()
+        first = generator(tiles)
+        again = module.build(small(module.Config), module.SPEC, None, "cpu")(tiles)
+        np.testing.assert_array_equal(first, again)
+        np.testing.assert_array_equal(tiles, before)
+
+    def test_how_the_array_lies_in_memory_does_not_matter(self, generator, side):
+        tiles = tissue(2, side, side)
+        as_read = np.ascontiguousarray(tiles.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(generator(as_read), generator(tiles), rtol=0, atol=1e-5)
+
+    def test_other_arrays_are_refused(self, module, generator, side):
+        good = tissue(1, side, side)
+        wrong = [good.astype(np.float32), good[0], good[:, :2], np.concatenate([good, good], axis=1)]
+        if module.SPEC.multiple_px > 1:
+            wrong += [good[..., :-1], good[:, :, 1:]]
+        for tiles in wrong:
+            with pytest.raises(ValueError, match=r"tiles?\b.*got"):
+                generator(tiles)
+
+    def test_a_model_written_and_loaded_gives_the_same_maps(self, name, module, side, tmp_path):
+        config = small(module.Config)
+        spec = replace(module.SPEC, rules=replace(module.SPEC.rules, threshold=0.625))
+        generator = module.build(config, spec, None, "cpu")
+        # A family with weights offers them by name, as `weights()`; moved, so that fresh ones would be noticed.
+        weights = {key: value * 1.25 for key, value in getattr(generator, "weights", dict)().items()}
+        if weights:
+            generator = module.build(config, spec, weights, "cpu")
+        card = Card("one", name, "1", "A test.", "none", "nothing", spec, asdict(config))
+        written = write_model(tmp_path / "one", card, weights or None)
+        loaded = load_model(tmp_path / "one", device="cpu")
+        assert loaded.spec == spec
+        tiles = tissue(2, side, side)
+        np.testing.assert_array_equal(loaded(tiles), generator(tiles))
+        assert pickle.loads(pickle.dumps(read_card(tmp_path / "one"))).provenance() == written.provenance()
+
+    def test_a_generator_that_looks_at_the_slide_says_what_it_found(self, module, generator, side):
+        if not isinstance(generator, SlideAdaptive):
+            pytest.skip("this family does not look at the slide first")
+        sample = tissue(4, 4 * side, 4 * side)
+        one, other = generator.for_slide(sample), generator.for_slide(sample)
+        assert one.spec == generator.spec
+        assert one.settings == other.settings
+        assert json.loads(json.dumps(one.settings)) == one.settings
+        tiles = tissue(3, side, side, seed=5)
+        together = one(tiles)
+        assert together.min() >= 0
+        assert together.max() <= 1
+        alone = np.concatenate([other(tile[None]) for tile in tiles])
+        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
