@@ -77,7 +77,11 @@ class Slide:
         self.origin_px = source.origin_px
         self.virtual = source.virtual
         self.format = source.format
-        self.mpp = _resolution(self.path, mpp, source.mpp_xy)
+        try:
+            self.mpp = _resolution(self.path, mpp, source.mpp_xy)
+        except ResolutionError:
+            source.close()
+            raise
         self.properties = {**source.properties, "mpp_source": "file" if mpp is None else "given"}
         self.level_mpp = tuple(self.mpp * level.downsample for level in source.levels)
 
@@ -153,11 +157,13 @@ class Slide:
         if across.stop == across.start or down.stop == down.start:
             return
         source = self._source.read(level, across.start, down.start, across.stop - across.start, down.stop - down.start)
-        mean = down.weights @ source.astype(np.float32).reshape(len(source), -1)
-        mean = mean.reshape(height, -1, 3).swapaxes(0, 1).reshape(source.shape[1], -1)
-        mean = (across.weights @ mean).reshape(width, height, 3).swapaxes(0, 1)
+        rows = down.weights @ source.astype(np.float32).reshape(len(source), -1)
+        turned = cv2.transpose(rows.reshape(height, -1, 3)).reshape(source.shape[1], -1)
+        mean = cv2.transpose((across.weights @ turned).reshape(width, height, 3))
         outside = 1 - down.covered[:, None] * across.covered
-        out[:] = np.clip(mean + _WHITE * outside[..., None] + 0.5, 0, 255)
+        if outside.any():
+            mean += _WHITE * outside[..., None]
+        out[:] = cv2.convertScaleAbs(mean)  # rounds
 
     def _level_pixels(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Return a rectangle of a level, white where it reaches beyond."""
@@ -178,12 +184,12 @@ def _resolution(path: Path, given: float | None, told: tuple[float, float] | Non
     if given is not None:
         if low <= given <= high:
             return given
-        raise ResolutionError(f"{path}: --mpp {given} is not plausible; wanted {low} to {high} µm/px")
+        raise ResolutionError(f"{path} cannot have --mpp {given}; wanted {low} to {high} µm/px")
     if told is None or not all(low <= value <= high for value in told):
-        raise ResolutionError(f"{path}: the file does not say how many µm a pixel is; give it with --mpp")
+        raise ResolutionError(f"{path} does not say how many µm a pixel is; give it with --mpp")
     if abs(told[0] - told[1]) > _ANISOTROPY * min(told):
         raise ResolutionError(
-            f"{path}: a pixel is {told[0]:.4g} µm wide but {told[1]:.4g} µm high; "
+            f"{path} has pixels {told[0]:.4g} µm wide and {told[1]:.4g} µm high; "
             "wanted square pixels, or give the resolution with --mpp"
         )
     return (told[0] + told[1]) / 2

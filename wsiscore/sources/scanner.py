@@ -1,0 +1,76 @@
+"""A scanner's own file, through OpenSlide."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import openslide
+
+from wsiscore.errors import SlideError
+from wsiscore.sources.source import Level, Pixels, Source, downsample, on_white
+
+__all__ = ["OpenSlideSource"]
+
+_VENDORS = {"mirax": "MIRAX", "dicom": "DICOM", "philips-tiff": "Philips TIFF"}
+
+
+class OpenSlideSource(Source):
+    """A scanner's file, through OpenSlide; cropped to the scanned bounds where the format has them.
+
+    A read on level k > 0 is placed to the nearest level-0 pixel, as OpenSlide takes whole numbers there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._slide = self._open()
+        told = self._slide.properties
+        self.format = _VENDORS.get(vendor := told["openslide.vendor"], vendor.capitalize())
+        self.properties = {"vendor": vendor}
+        if "openslide.objective-power" in told:
+            self.properties["objective"] = told["openslide.objective-power"]
+        mpp = (told.get("openslide.mpp-x"), told.get("openslide.mpp-y"))
+        self.mpp_xy = (float(mpp[0]), float(mpp[1])) if mpp[0] and mpp[1] else None
+        full = self._slide.level_dimensions[0]
+        left, top, width, height = (
+            int(told.get(f"openslide.bounds-{name}", default))
+            for name, default in zip(("x", "y", "width", "height"), (0, 0, *full), strict=True)
+        )
+        self.origin_px = (left, top)
+        self._scales: tuple[float, ...] = self._slide.level_downsamples  # OpenSlide's own, for addressing only
+        levels = []
+        for across, high in self._slide.level_dimensions:
+            down = downsample(full, (across, high))
+            kept = min(math.ceil(width / down), across - math.floor(left / down))
+            levels.append(Level(kept, min(math.ceil(height / down), high - math.floor(top / down)), down))
+        self.levels = tuple(levels)
+
+    def _open(self) -> openslide.OpenSlide:
+        try:
+            return openslide.OpenSlide(self.path)
+        except openslide.OpenSlideError as error:
+            raise SlideError(f"{self.path} cannot be opened by OpenSlide ({error}); is it complete?") from error
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """Return (height, width, 3) RGB of a rectangle inside a level."""
+        down = self.levels[level].downsample
+        at = (
+            round((x + self.origin_px[0] / down) * self._scales[level]),
+            round((y + self.origin_px[1] / down) * self._scales[level]),
+        )
+        try:
+            picture = self._slide.read_region(at, level, (width, height))
+        except openslide.OpenSlideError:
+            # After one error a handle refuses everything, also in other threads: try again on a fresh one.
+            fresh = self._open()
+            try:
+                picture = fresh.read_region(at, level, (width, height))
+            except openslide.OpenSlideError as error:
+                self._slide = self._open()
+                raise self._undecodable(level, x, y, error) from error
+            self._slide = fresh
+        return on_white(picture)
+
+    def close(self) -> None:
+        """Give back the file."""
+        self._slide.close()

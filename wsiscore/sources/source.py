@@ -1,0 +1,97 @@
+"""What every source is, and the few things they share."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from wsiscore.errors import SlideError
+
+__all__ = ["DECODE_ERRORS", "UM_OF_UNIT", "Level", "Pixels", "Source", "downsample", "on_white"]
+
+Pixels = npt.NDArray[np.uint8]
+
+UM_OF_UNIT: dict[str, float] = {
+    **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre", "\\u00B5m"), 1.0),
+    **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-3),
+    **dict.fromkeys(("mm", "millimeter", "millimetre"), 1e3),
+    **dict.fromkeys(("cm", "centimeter", "centimetre"), 1e4),
+    **dict.fromkeys(("inch", "in"), 25400.0),
+}
+DECODE_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)  # what decoders raise on broken bytes; imagecodecs' and numcodecs' are RuntimeErrors
+
+
+class Level(NamedTuple):
+    """Size of one level in its own pixels, and how many level-0 pixels one of them is wide."""
+
+    width: int
+    height: int
+    downsample: float
+
+
+class Source:
+    """Where pixels come from; its levels start at 0 and share their top left corner."""
+
+    format: str
+    levels: tuple[Level, ...]
+    mpp_xy: tuple[float, float] | None = None
+    """What the file says, plausible or not."""
+    origin_px: tuple[int, int] = (0, 0)
+    virtual: str | None = None
+    properties: dict[str, str]
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.properties = {}
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """Return (height, width, 3) RGB in 0..255 of a rectangle inside a level.
+
+        Raises
+        ------
+        SlideError
+            If it cannot be decoded; other places can still be read.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give back the file, where one is held open."""
+
+    def _undecodable(self, level: int, x: int, y: int, why: object) -> SlideError:
+        reason = str(why).split("\n", 1)[0] or type(why).__name__
+        return SlideError(
+            f"{self.path}: the pixels near x={x}, y={y} of level {level} cannot be decoded ({reason}); "
+            "the file is damaged there, copy it again from the scanner"
+        )
+
+
+def on_white(picture: Image.Image) -> Pixels:
+    """Return (h, w, 3) of a picture of any 8-bit mode, blended over white where it is transparent."""
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        if picture.getchannel("A").getextrema() != (255, 255):
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.asarray(picture.convert("RGB"))
+
+
+def downsample(full: tuple[int, int], level: tuple[int, int]) -> float:
+    """Return how much smaller a level is; a whole number wherever its size allows one."""
+    longest = 0 if full[0] >= full[1] else 1
+    ratio = full[longest] / level[longest]
+    whole = round(ratio)
+    fits = all(abs(size / whole - own) <= 1 for size, own in zip(full, level, strict=True))
+    return float(whole) if fits else ratio
