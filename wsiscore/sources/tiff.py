@@ -60,11 +60,12 @@ class TiffSource(Source):
     def _rgb_pages(self) -> list[Any]:
         """Return one page a level of the largest RGB series, with all that reading needs loaded."""
         series = self._tiff.series
+        if not series:
+            raise SlideError(f"{self.path} is a TIFF without an image; is it complete?")
         found = [s for s in series if s.dtype == np.uint8 and s.axes in ("YXS", "SYX")]
         found = [s for s in found if s.keyframe.samplesperpixel in (3, 4)]
         if not found:
-            what = f"{series[0].dtype} {series[0].axes}" if series else "no image"
-            raise ForeignTiffError(f"{self.path} holds {what}; wanted 8-bit RGB")
+            raise ForeignTiffError(f"{self.path} holds {series[0].dtype} {series[0].axes}; wanted 8-bit RGB")
         pages = [level.keyframe for level in max(found, key=lambda s: s.size).levels]
         size = self.path.stat().st_size
         for page in pages:
