@@ -1,3 +1,70 @@
-"""From an immunohistochemistry slide to a Ki67 index that can be trusted and checked."""
+"""From an immunohistochemistry slide to a Ki67 index that can be trusted and checked.
+
+The public names are loaded when they are first used, so that ``import wsiscore`` takes no time::
+
+    from wsiscore import Slide, find_cells, find_tissue, infer, load_model, score_cells
+
+    slide = Slide("slide.svs")
+    rois = find_tissue(slide)
+    mosaic = infer(slide, rois, load_model("hdab"), "slide.ome.zarr")
+    print(score_cells(find_cells(mosaic), rois).total.ki67_index)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from wsiscore.annotations import read_rois
+    from wsiscore.cells import Cells, find_cells
+    from wsiscore.errors import WsiscoreError
+    from wsiscore.infer import infer
+    from wsiscore.models import load_model
+    from wsiscore.mosaic import Mosaic
+    from wsiscore.regions import Region, Roi
+    from wsiscore.score import SlideScore, Tally, score_cells
+    from wsiscore.slide import Slide
+    from wsiscore.tissue import find_tissue
+
+__all__ = [
+    "Cells",
+    "Mosaic",
+    "Region",
+    "Roi",
+    "Slide",
+    "SlideScore",
+    "Tally",
+    "WsiscoreError",
+    "find_cells",
+    "find_tissue",
+    "infer",
+    "load_model",
+    "read_rois",
+    "score_cells",
+]
+
+_HOMES = {
+    "Cells": "cells",
+    "Mosaic": "mosaic",
+    "Region": "regions",
+    "Roi": "regions",
+    "Slide": "slide",
+    "SlideScore": "score",
+    "Tally": "score",
+    "WsiscoreError": "errors",
+    "find_cells": "cells",
+    "find_tissue": "tissue",
+    "infer": "infer",
+    "load_model": "models",
+    "read_rois": "annotations",
+    "score_cells": "score",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -127,7 +127,7 @@ def find_cells(
     radius_px = max(1, round(rules.radius_um / mosaic.grid.mpp))
     find = delayed(_block_maxima)
     tasks = [find(mosaic, block, radius_px, rules.threshold) for block in _blocks(mosaic, block_px)]
-    maxima = _join(compute(*tasks))
+    maxima = _join(compute(*tasks, scheduler="threads"))
     return _in_rois(_to_cells(maxima, mosaic.grid.mpp, radius_px), rois)
 
 

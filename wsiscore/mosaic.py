@@ -7,6 +7,7 @@ nothing, since Zarr drops empty ones.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -73,6 +74,11 @@ class Mosaic:
                 f"{path} is not a mosaic of wsiscore ({error}); make one with `wsiscore infer`"
             ) from error
 
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a mosaic for reading; MosaicError if the folder holds none."""
+        return cls(path)
+
     def __reduce__(self) -> tuple[type[Mosaic], tuple[Path]]:
         return Mosaic, (self.path,)
 
@@ -102,6 +108,7 @@ class Mosaic:
             If the folder cannot be written.
         """
         meta = {"format": _FORMAT, "channels": list(channels), "tiles": tiles.to_json(), **about}
+        meta = json.loads(json.dumps(meta))  # as it will be read back, tuples as lists
         if path.exists():
             found = cls(path, writable=True)
             if found.about != meta:

@@ -28,6 +28,7 @@ from wsiscore.rendering import KINDS, Field, Layout, Look, render_field, smooth_
 __all__ = ["Truth", "read_truth", "render_slide", "write_svs"]
 
 Picture = npt.NDArray[np.uint8]
+Plane = npt.NDArray[np.float32]
 Strip = Callable[[int, int], Picture]
 """Returns rows top to bottom (exclusive) of a slide, (bottom - top, width, 3) RGB in 0..255."""
 
@@ -228,7 +229,16 @@ def render_slide(
         If a file cannot be written.
     """
     rng = np.random.default_rng(seed)
-    look = replace(Look.random(rng, difficulty), jpeg=0, accidents=0.0, noise=0.6, lymphocytes_mm2=250.0)
+    look = replace(
+        Look.random(rng, difficulty),
+        density_mm2=float(rng.uniform(5500, 7000)),
+        diameter_um=float(rng.uniform(7.5, 9)),
+        stroma_mm2=700.0,
+        lymphocytes_mm2=150.0,
+        noise=0.5,
+        accidents=0.0,
+        jpeg=0,
+    )
     section = _Section.random(rng, width_px * mpp, height_px * mpp)
     paint = _whole if max(width_px, height_px) <= _BLOCK_PX else _mirrored
     strip, truth = paint(rng, section, width_px, height_px, mpp, look, index)
@@ -253,38 +263,43 @@ class _Section:
 
     @classmethod
     def random(cls, rng: np.random.Generator, width_um: float, height_um: float) -> _Section:
-        centre = np.array([width_um, height_um]) / 2 * rng.uniform(0.96, 1.04, 2)
+        """Draw a piece of tissue with a tumour and something in its middle that the ROI leaves out."""
         half = np.array([width_um, height_um]) / 2
-        tissue = _blob(rng, centre, half * 0.86, 0.05)
-        tumour = _blob(rng, centre, half * 0.70, 0.04).intersection(tissue.buffer(-0.03 * float(half.min())))
+        edge_um = 0.04 * float(half.min())
+        tissue = _blob(rng, half, half * 0.84, 0.10)
+        tumour = _blob(rng, half, half * 0.80, 0.12).intersection(tissue.buffer(-2 * edge_um))
         tumour = max(shapely.get_parts(tumour), key=lambda part: part.area)
-        hole = _blob(rng, centre + half * rng.uniform(-0.25, 0.25, 2), half * rng.uniform(0.10, 0.14), 0.08)
-        drawn = tumour.buffer(-0.02 * float(half.min())).simplify(2.0)
-        return cls(
-            tissue, tumour.difference(hole.buffer(-0.015 * float(half.min()))), {"Tumour": drawn.difference(hole)}
-        )
+        hole = _blob(rng, half * rng.uniform(0.8, 1.2, 2), half * rng.uniform(0.11, 0.15), 0.08)
+        roi = tumour.buffer(-edge_um).simplify(1.0).difference(hole)
+        return cls(tissue, tumour.difference(hole.buffer(-edge_um / 2)), {"Tumour": roi})
 
 
 def _blob(
     rng: np.random.Generator, centre: npt.NDArray[np.float64], half: npt.NDArray[np.float64], rough: float
 ) -> Polygon:
     """Return a rounded irregular outline."""
-    turn = np.linspace(0, 2 * np.pi, 180, endpoint=False)
+    turn = np.linspace(0, 2 * np.pi, 240, endpoint=False)
     radius = np.ones_like(turn)
-    for wave in range(2, 12):
-        radius += rough * rng.normal(0, 1.6 / wave**0.8) * np.cos(wave * turn + rng.uniform(0, 2 * np.pi))
-    radius = np.minimum(radius, 1.12)
+    for wave in range(2, 16):
+        radius += rough * rng.normal(0, 1.5 / wave) * np.cos(wave * turn + rng.uniform(0, 2 * np.pi))
+    radius *= min(1.0, 1.14 / radius.max())
     return Polygon(centre + half * (radius * np.array([np.cos(turn), np.sin(turn)])).T).buffer(0)
 
 
-def _mask(outline: Polygon, mpp: float, shape: tuple[int, int], top: int = 0) -> npt.NDArray[np.float32]:
+def _mask(outline: Polygon, mpp: float, shape: tuple[int, int], top: int = 0) -> Plane:
     """Return (H, W): 1 inside an outline, from row `top` of the slide."""
     mask = np.zeros(shape, np.uint8)
     for part in shapely.get_parts(outline):
         for ring, value in ((part.exterior, 255), *((hole, 0) for hole in part.interiors)):
             points = (shapely.get_coordinates(ring) / mpp - [0, top]) * 16
             cv2.fillPoly(mask, [points.round().astype(np.int32)], value, cv2.LINE_AA, shift=4)
-    return mask.astype(np.float32) / 255
+    return mask.astype(np.float32) / np.float32(255)
+
+
+def _nests(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Plane:
+    """Return (H, W), 1 in tumour nests and 0 in the strands of stroma between them."""
+    septa = np.abs(smooth_noise(rng, shape, 90 / mpp) + 0.2 * smooth_noise(rng, shape, 20 / mpp))
+    return np.clip((septa - np.float32(0.12)) * 12, 0, 1).astype(np.float32)
 
 
 def _whole(
@@ -292,12 +307,11 @@ def _whole(
 ) -> tuple[Strip, Truth]:
     """Paint a slide in one piece."""
     shape = height_px, width_px
-    septa = np.abs(smooth_noise(rng, shape, 110 / mpp) + 0.15 * smooth_noise(rng, shape, 20 / mpp))
-    tumour = _mask(section.tumour, mpp, shape) * np.clip((septa - np.float32(0.10)) * 20, 0, 1)
-    ragged = smooth_noise(rng, shape, 25 / mpp)
-    tissue = cv2.GaussianBlur(_mask(section.tissue, mpp, shape), (0, 0), 10 / mpp) + np.float32(0.12) * ragged
-    gaps = smooth_noise(rng, shape, 45 / mpp) - np.float32(2.2)
-    clear = np.maximum(np.clip(0.5 - (tissue - 0.5) * 12, 0, 1), np.clip(gaps * 10, 0, 1))
+    tumour = _mask(section.tumour, mpp, shape) * _nests(rng, shape, mpp)
+    rough = smooth_noise(rng, shape, 60 / mpp) + 0.5 * smooth_noise(rng, shape, 12 / mpp)
+    tissue = cv2.GaussianBlur(_mask(section.tissue, mpp, shape), (0, 0), 12 / mpp) + np.float32(0.13) * rough
+    torn = smooth_noise(rng, shape, 40 / mpp) + np.float32(0.3) * rough - np.float32(2.3)
+    clear = np.maximum(np.clip(0.5 - (tissue - 0.5) * 9, 0, 1), np.clip(torn * 6, 0, 1))
     field = render_field(rng, *shape, mpp, look=look, index=index, layout=Layout(tumour, clear))
     return (lambda top, bottom: field.rgb[top:bottom]), Truth.of(field, section.rois)
 
@@ -307,8 +321,7 @@ def _mirrored(
 ) -> tuple[Strip, Truth]:
     """Paint one block and lay it out mirrored; the tissue's outline cuts it."""
     side = min(_BLOCK_PX, 2048)
-    septa = np.abs(smooth_noise(rng, (side, side), 110 / mpp))
-    layout = Layout(np.clip((septa - np.float32(0.10)) * 20, 0, 1), np.zeros((side, side), np.float32))
+    layout = Layout(_nests(rng, (side, side), mpp), np.zeros((side, side), np.float32))
     field = render_field(rng, side, side, mpp, look=look, index=index, layout=layout, rim_um=_RIM_UM)
     pair = np.concatenate([field.rgb, field.rgb[:, ::-1]], axis=1)
     wide = np.tile(pair, (1, -(-width_px // (2 * side)), 1))[:, :width_px]

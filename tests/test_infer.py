@@ -1,0 +1,197 @@
+"""What the mosaic holds is what the generator gives, however often the run was killed."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import shapely
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from making import Darkness, whole, write_png
+
+from wsiscore.errors import ModelError, MosaicError, OutputError, SlideError
+from wsiscore.infer import infer, infer_tiles
+from wsiscore.mosaic import Mosaic, TileState
+from wsiscore.regions import Region, Roi
+from wsiscore.slide import Slide
+from wsiscore.tiles import TileList
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Slide:
+    rgb = np.random.default_rng(0).integers(0, 256, (150, 210, 3), np.uint8)
+    return Slide(write_png(tmp_path / "noise.png", rgb), mpp=0.5)
+
+
+def everything(slide: Slide) -> list[Roi]:
+    return whole(slide.width_px * slide.mpp, slide.height_px * slide.mpp)
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tile_px=st.sampled_from([32, 64, 128]), margin_px=st.integers(0, 11))
+def test_the_seams_do_not_show(slide: Slide, tmp_path: Path, tile_px: int, margin_px: int) -> None:
+    """A generator that treats each pixel alone gives the same mosaic in every grid."""
+    path = tmp_path / f"{tile_px}-{margin_px}.ome.zarr"
+    mosaic = infer(slide, everything(slide), Darkness(tile_px=tile_px, margin_px=margin_px), path)
+    expected = 1 - slide.read(mosaic.grid.region).transpose(2, 0, 1).astype(np.float32) / 255
+    assert mosaic.read(0, 0, 210, 150)[:3] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_picture_comes_out_as_it_went_in(slide: Slide, tmp_path: Path) -> None:
+    mosaic = infer(slide, everything(slide), Darkness(image=True), tmp_path / "m.ome.zarr")
+    assert (mosaic.read(0, 0, 210, 150).transpose(1, 2, 0) == slide.read(mosaic.grid.region)).all()
+    virtual = Slide(mosaic.path)
+    assert (virtual.width_px, virtual.height_px, virtual.mpp) == (210, 150, 0.5)
+    assert (virtual.read(Region(0, 0, 210, 150, 0.5)) == slide.read(mosaic.grid.region)).all()
+
+
+def test_only_tiles_that_touch_a_roi_are_read(slide: Slide, tmp_path: Path) -> None:
+    mosaic = infer(slide, [Roi("r", shapely.box(30, 30, 40, 40))], Darkness(), tmp_path / "m.ome.zarr")
+    assert {tuple(place) for place in np.argwhere(mosaic.states())} == set(mosaic.tiles.tiles)
+    assert 0 < len(mosaic.tiles.tiles) < len(mosaic.grid)
+
+
+def test_a_finished_mosaic_is_not_made_again(slide: Slide, tmp_path: Path) -> None:
+    infer(slide, everything(slide), Darkness(), tmp_path / "m.ome.zarr")
+    again = Darkness()
+    infer(slide, everything(slide), again, tmp_path / "m.ome.zarr")
+    assert again.calls == 0
+
+
+def test_the_pyramid_is_the_mean_of_the_level_below(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(1).integers(0, 256, (700, 1301, 3), np.uint8)
+    slide = Slide(write_png(tmp_path / "large.png", rgb), mpp=0.5)
+    mosaic = infer(slide, everything(slide), Darkness(tile_px=256, margin_px=8, image=True), tmp_path / "m.ome.zarr")
+    group = zarr.open_group(mosaic.path, mode="r")
+    full = np.pad(np.asarray(group["0"][:]), ((0, 0), (0, 0), (0, 1)), mode="edge").astype(float)
+    mean = full.reshape(3, 350, 2, 651, 2).mean(axis=(2, 4))
+    assert np.asarray(group["1"][:]) == pytest.approx(mean, abs=0.51)
+    assert max(group["2"].shape) <= 512
+
+
+def test_ome_metadata_places_every_level_on_the_slide(slide: Slide, tmp_path: Path) -> None:
+    mosaic = infer(slide, everything(slide), Darkness(), tmp_path / "m.ome.zarr")
+    ome = dict(zarr.open_group(mosaic.path, mode="r").attrs)["ome"]
+    assert ome["version"] == "0.5"
+    assert [axis["name"] for axis in ome["multiscales"][0]["axes"]] == ["c", "y", "x"]
+    for level, dataset in enumerate(ome["multiscales"][0]["datasets"]):
+        scale, translation = (transform[transform["type"]] for transform in dataset["coordinateTransformations"])
+        top_left = translation[1] - scale[1] / 2  # the corner of the first pixel
+        assert scale[1:] == [0.5 * 2**level] * 2
+        assert top_left == pytest.approx(-slide.mpp / 2)
+
+
+def test_a_mosaic_of_other_settings_is_refused_and_left_alone(slide: Slide, tmp_path: Path) -> None:
+    path = tmp_path / "m.ome.zarr"
+    tiles = TileList.plan(slide, everything(slide), mpp=0.5, tile_px=64, margin_px=8)
+    infer_tiles(slide, tiles, Darkness(), path, model={"name": "a"})
+    before = bytes_of(path)
+    with pytest.raises(MosaicError, match=r"other settings \(model\).*-o"):
+        infer_tiles(slide, tiles, Darkness(), path, model={"name": "b"})
+    assert bytes_of(path) == before
+
+
+def test_tiles_must_fit_the_generator(slide: Slide, tmp_path: Path) -> None:
+    tiles = TileList.plan(slide, everything(slide), mpp=0.25, tile_px=64, margin_px=8)
+    with pytest.raises(MosaicError, match=r"0\.25 µm/px .* --at 0\.5"):
+        infer_tiles(slide, tiles, Darkness(), tmp_path / "m.ome.zarr")
+    with pytest.raises(ModelError, match="multiple of 8 px"):
+        infer(slide, everything(slide), Darkness(), tmp_path / "m.ome.zarr", tile_px=60)
+
+
+def test_what_is_no_mosaic_says_so(tmp_path: Path) -> None:
+    zarr.open_group(tmp_path / "other.zarr", mode="w", zarr_format=3)
+    for path in (tmp_path / "other.zarr", tmp_path / "nothing"):
+        with pytest.raises(MosaicError, match="not a mosaic of wsiscore"):
+            Mosaic.open(path)
+
+
+class Holed(Slide):
+    """A slide with a place that cannot be decoded."""
+
+    hole = Region(0, 0, 1, 1, 0.5)
+
+    def read(self, region: Region) -> npt.NDArray[np.uint8]:
+        if region.intersection(self.hole):
+            raise SlideError("broken tile")
+        return super().read(region)
+
+
+def test_a_broken_tile_is_left_out_and_known(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(2).integers(0, 256, (400, 400, 3), np.uint8)
+    slide = Holed(write_png(tmp_path / "holed.png", rgb), mpp=0.5)
+    mosaic = infer(slide, everything(slide), Darkness(), tmp_path / "m.ome.zarr")
+    assert mosaic.states()[0, 0] == TileState.UNREADABLE
+    assert np.count_nonzero(mosaic.states() == TileState.UNREADABLE) == 1
+    unreadable = mosaic.unreadable_um()
+    assert unreadable is not None
+    assert unreadable.bounds == (0, 0, 24, 24)
+
+
+def test_a_damaged_slide_is_refused(tmp_path: Path, slide: Slide) -> None:
+    holed = Holed(slide.path, mpp=0.5)
+    holed.hole = Region(0, 0, 60, 1, 0.5)
+    with pytest.raises(SlideError, match=r"2 of 20 tiles cannot be read; the file is damaged"):
+        infer(holed, everything(slide), Darkness(), tmp_path / "m.ome.zarr")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_an_unwritable_folder_says_so(slide: Slide, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(OutputError, match="choose another folder"):
+        infer(slide, everything(slide), Darkness(), tmp_path / "locked" / "m.ome.zarr")
+
+
+def test_a_file_in_the_way_says_so(slide: Slide, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OutputError, match="choose another folder"):
+        infer(slide, everything(slide), Darkness(), tmp_path / "taken" / "m.ome.zarr")
+
+
+_DYING = """
+import os, signal, sys
+import numpy as np
+from making import Darkness, whole
+from wsiscore.infer import infer
+from wsiscore.slide import Slide
+
+source, target, lives = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+class Dying(Darkness):
+    def __call__(self, tiles):
+        if self.calls == lives:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(tiles)
+
+slide = Slide(source, mpp=0.5)
+infer(slide, whole(slide.width_px * 0.5, slide.height_px * 0.5), Dying(tile_px=512), target)
+"""
+
+
+def test_a_run_killed_again_and_again_ends_with_the_bytes_of_one_left_alone(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(3).integers(0, 256, (3000, 4000, 3), np.uint8)
+    source = write_png(tmp_path / "noise.png", rgb)
+    script = tmp_path / "dying.py"
+    script.write_text(_DYING)
+
+    def run(name: str, lives: int) -> int:
+        command = [sys.executable, str(script), str(source), str(tmp_path / name), str(lives)]
+        search = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+        return subprocess.run(command, env={**os.environ, "PYTHONPATH": search}, check=False).returncode
+
+    assert run("whole", 1000) == 0
+    exits = [run("killed", lives) for lives in (0, 1, 4, 5, 1000)]
+    assert exits == [-signal.SIGKILL] * 4 + [0]
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")

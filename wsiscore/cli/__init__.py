@@ -1,0 +1,62 @@
+"""The command line: one module a command, loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any
+
+import click
+
+from wsiscore import __version__
+from wsiscore.errors import WsiscoreError
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "score": "Score slides, tile lists or mosaics; print a table.",
+    "tile": "Lay tiles over the regions of slides.",
+    "infer": "Run a model over slides or tile lists.",
+    "info": "Say what slides and mosaics are.",
+    "models": "List, describe and import models.",
+    "render": "Render a Ki67 slide with known cells.",
+}
+"""Name of the module and of the command in it, and what the overview says, so that it need load none of them."""
+
+
+class _Commands(click.Group):
+    """Loads a command when it is asked for, and turns our own errors, and only those, into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"wsiscore.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except WsiscoreError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: wsiscore score slides/*.svs > cohort.tsv",
+)
+@click.version_option(__version__, prog_name="wsiscore")
+def main() -> None:
+    """Turn immunohistochemistry slides into a Ki67 index that can be trusted and checked.
+
+    Results go to standard output, one line a slide; talk and progress to standard error. "-" reads paths from
+    standard input. Exit status 0: all done; 1: some slide failed; 2: wrong usage. For research use only.
+    """
+    logging.basicConfig(format="wsiscore: %(message)s", level=logging.WARNING)

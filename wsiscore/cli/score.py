@@ -1,0 +1,106 @@
+"""``wsiscore score``: slides in, a table out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wsiscore.cli import options
+
+if TYPE_CHECKING:
+    from wsiscore.pipeline import Settings
+    from wsiscore.report import Entry
+
+__all__ = ["score"]
+
+
+@click.command(
+    epilog="Example: wsiscore score slides/*.svs --cutoff 20 -o results > cohort.tsv\n\n"
+    "Example: wsiscore score results/*/mosaic.ome.zarr --threshold 0.6"
+)
+@options.inputs
+@options.model
+@options.size
+@options.out
+@options.roi
+@options.roi_class
+@options.mpp
+@options.device
+@options.batch
+@click.option(
+    "--cutoff",
+    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    default=20.0,
+    show_default=True,
+    help="Index at and above which a slide is called high, %.",
+)
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), help="Least height of a cell in the centre map; by default the model's."
+)
+@click.option(
+    "--radius",
+    type=click.FloatRange(0, min_open=True),
+    help="Least half distance of cells, µm; by default the model's.",
+)
+@click.option("--csv", is_flag=True, help="Write the cells as cells.csv instead of cells.parquet.")
+@click.option("--cluster", metavar="ADDRESS", help="Score over the workers of this dask scheduler, a slide a task.")
+def score(
+    inputs: tuple[str, ...],
+    model: str | None,
+    size: str | None,
+    out: Path | None,
+    roi: Path | None,
+    roi_class: tuple[str, ...],
+    mpp: float | None,
+    device: str,
+    batch: int | None,
+    cutoff: float,
+    threshold: float | None,
+    radius: float | None,
+    csv: bool,
+    cluster: str | None,
+) -> None:
+    """Score slides, tile lists or mosaics; print one tab-separated line a slide.
+
+    Each slide gets a folder OUT/<stem>/ with report.html, overlay.jpg, score.json, cells.parquet, cells.geojson for
+    QuPath, mosaic.ome.zarr and run.json; the cohort scores.csv and index.html. A mosaic is scored anew without
+    running the model again. A slide that fails is a line with its reason, and the others go on.
+    """
+    from wsiscore.pipeline import Settings
+
+    settings = Settings(
+        out=out,
+        roi=roi,
+        roi_classes=roi_class,
+        mpp=mpp,
+        model=model,
+        tile_px=int(size) if size else None,
+        device=device,
+        batch_size=batch,
+        cutoff=cutoff,
+        threshold=threshold,
+        radius_um=radius,
+        csv=csv,
+    )
+    raise SystemExit(_print_scores(options.paths_of(inputs, roi), settings, cluster))
+
+
+def _print_scores(paths: Iterator[Path], settings: Settings, cluster: str | None) -> int:
+    """Print the table as it grows, write the cohort at the end, however that comes, and return the exit status."""
+    from wsiscore.cohort import fields_of, score_slides, write_cohort
+    from wsiscore.report import HEADER
+
+    click.echo("\t".join(HEADER))
+    cohorts: defaultdict[Path, list[Entry]] = defaultdict(list)
+    try:
+        for out, entry in score_slides(paths, settings, cluster=cluster, progress=True):
+            cohorts[out].append(entry)
+            click.echo("\t".join(fields_of(entry)))
+    finally:
+        for out, entries in cohorts.items():
+            write_cohort(out, entries)
+    return int(any(entry.score is None for entries in cohorts.values() for entry in entries))

@@ -1,0 +1,59 @@
+"""``wsiscore tile``: the grid of tiles over the regions of slides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wsiscore.cli import options
+
+__all__ = ["tile"]
+
+
+@click.command(epilog="Example: ls slides/*.svs | wsiscore tile - --size 512 | wsiscore infer - --model hdab")
+@options.inputs
+@options.out
+@options.roi
+@options.roi_class
+@options.mpp
+@click.option(
+    "--at", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True, help="Scale of the tiles, µm/px."
+)
+@click.option(
+    "--size", type=click.Choice(["256", "512", "1024"]), default="512", show_default=True, help="Side of a tile, px."
+)
+@click.option("--margin", type=click.IntRange(0, 127), default=32, show_default=True, help="Rim read but not kept, px.")
+@click.option(
+    "--min-coverage",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Least share of a tile's core inside the regions; at 0 every tile that one touches.",
+)
+@click.option("--save", type=click.Choice(["png"]), help="Also write the tiles themselves, for training.")
+def tile(
+    inputs: tuple[str, ...],
+    out: Path | None,
+    roi: Path | None,
+    roi_class: tuple[str, ...],
+    mpp: float | None,
+    at: float,
+    size: str,
+    margin: int,
+    min_coverage: float,
+    save: str | None,
+) -> None:
+    """Lay tiles over the regions of slides; write OUT/<stem>/tiles.json and print its path.
+
+    The cores of the tiles, what is left without their margins, partition the slide.
+    """
+    from wsiscore.pipeline import Settings, tile_slide
+
+    settings = Settings(out=out, roi=roi, roi_classes=roi_class, mpp=mpp)
+    options.each(
+        options.paths_of(inputs, roi),
+        lambda path: tile_slide(
+            path, settings, mpp=at, tile_px=int(size), margin_px=margin, min_coverage=min_coverage, save_png=bool(save)
+        ),
+    )

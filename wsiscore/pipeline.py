@@ -1,0 +1,385 @@
+"""The whole way of one slide: tiles, mosaic, cells, score, report.
+
+A slide has one folder, ``OUT/<stem>/``. Each step leaves its file there and takes up what an earlier step left: a
+tile list, a mosaic begun or finished. What a folder holds of another slide is never touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import shapely
+
+from wsiscore.annotations import read_rois, roi_file_beside
+from wsiscore.cells import Cells, find_cells
+from wsiscore.errors import MosaicError, OutputError, RoiError, SlideError, WsiscoreError
+from wsiscore.generators import CellRules, Generator
+from wsiscore.infer import infer_tiles
+from wsiscore.models import default_model, find_model, load_model, read_card
+from wsiscore.mosaic import Mosaic, TileState
+from wsiscore.outlines import clip_rois
+from wsiscore.provenance import Record, slide_of
+from wsiscore.regions import Roi
+from wsiscore.report import (
+    Entry,
+    write_cells,
+    write_cells_table,
+    write_overlay,
+    write_report,
+    write_score,
+)
+from wsiscore.report.files import replacing
+from wsiscore.score import CUTOFF, SlideScore, score_cells
+from wsiscore.slide import Slide
+from wsiscore.tiles import TileList
+from wsiscore.tissue import find_tissue
+
+__all__ = [
+    "MOSAIC",
+    "OUT",
+    "TILES",
+    "Settings",
+    "infer_slide",
+    "out_of",
+    "score_slide",
+    "tile_slide",
+    "try_score",
+]
+
+OUT = Path("wsiscore-out")
+TILES = "tiles.json"
+MOSAIC = "mosaic.ome.zarr"
+FOUND_TISSUE = "found tissue"
+
+_log = logging.getLogger("wsiscore")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a user may choose; the same for every slide of a run.
+
+    Parameters
+    ----------
+    out
+        Folder of the results; by default ``wsiscore-out``, or where a given tile list or mosaic lies.
+    roi
+        Annotation file; by default one beside the slide, else tissue is found.
+    roi_classes
+        Classes or names to keep of it; by default all.
+    mpp
+        Micrometres per pixel of the slide, where its file does not say.
+    model
+        Name or folder of a model; by default the one that ships as such.
+    tile_px
+        Side of a tile; by default the model's.
+    device
+        ``auto``, ``cuda``, ``mps`` or ``cpu``.
+    batch_size
+        Tiles a batch; by default by the size of the tiles.
+    cutoff
+        Percent at and above which an index is high.
+    threshold, radius_um
+        As in `CellRules`; by default the model's.
+    csv
+        Whether the cells are written as CSV instead of Parquet.
+    """
+
+    out: Path | None = None
+    roi: Path | None = None
+    roi_classes: tuple[str, ...] = ()
+    mpp: float | None = None
+    model: str | None = None
+    tile_px: int | None = None
+    device: str = "auto"
+    batch_size: int | None = None
+    cutoff: float = CUTOFF
+    threshold: float | None = None
+    radius_um: float | None = None
+    csv: bool = False
+
+
+def tile_slide(
+    path: Path,
+    settings: Settings,
+    *,
+    mpp: float = 0.5,
+    tile_px: int = 512,
+    margin_px: int = 32,
+    min_coverage: float = 0.0,
+    save_png: bool = False,
+) -> Path:
+    """Lay tiles over a slide's ROIs, as `TileList.plan` does, and return the path of the ``tiles.json`` written.
+
+    With `save_png` the tiles as read, margins included, are written beside it as ``tiles/<row>_<col>.png``.
+    """
+    with _job(path, settings) as job:
+        job.tiles = _plan(job, settings, mpp=mpp, tile_px=tile_px, margin_px=margin_px, min_coverage=min_coverage)
+        if save_png:
+            with job.record.stage("tiles"):
+                _save_png(job.slide, job.tiles, job.folder / "tiles")
+        return job.folder / TILES
+
+
+def infer_slide(path: Path, settings: Settings, *, progress: bool = False) -> Mosaic:
+    """Run the model over a slide or a tile list, as far as that is not done yet."""
+    with _job(path, settings) as job:
+        return _infer(job, settings, progress)
+
+
+def score_slide(path: Path, settings: Settings, *, progress: bool = False) -> SlideScore:
+    """Score a slide, a tile list or a mosaic, and write all there is to see of it.
+
+    Parameters
+    ----------
+    path
+        A slide, a ``tiles.json`` or a ``mosaic.ome.zarr``.
+    settings
+        The user's choices.
+    progress
+        Whether to show progress on a terminal.
+
+    Raises
+    ------
+    WsiscoreError
+        Some leaf of it, for whatever is wrong with the slide, the ROIs, the model or the folder.
+    """
+    with _job(path, settings) as job:
+        mosaic = job.mosaic or _infer(job, settings, progress)
+        rules = _rules(mosaic, settings)
+        with job.record.stage("rois"):
+            rois = _rescored_rois(job, mosaic, settings)
+        with job.record.stage("cells"):
+            cells = find_cells(mosaic, rois, rules=rules)
+        model = str(mosaic.about["model"].get("name", "unnamed"))
+        unread = mosaic.unreadable_um()
+        score = score_cells(cells, rois, slide=job.folder.name, model=model, cutoff=settings.cutoff, unread_um=unread)
+        if unread is not None:
+            n = int((mosaic.states() == TileState.UNREADABLE).sum())
+            _log.warning("%d tiles could not be read; they are left out of counts and area", n)
+        job.record.note("model", mosaic.about["model"])
+        job.record.note("settings", {"cutoff": settings.cutoff, **asdict(rules)})
+        _write_results(job, rois, cells, score, csv=settings.csv)
+        return score
+
+
+def try_score(path: Path, settings: Settings, *, progress: bool = False) -> Entry:
+    """Score a slide as `score_slide` does; what goes wrong with it becomes the reason in its entry."""
+    try:
+        score = score_slide(path, settings, progress=progress)
+    except WsiscoreError as error:
+        return Entry(stem_of(path), None, " ".join(str(error).split()))
+    return Entry(score.slide, score, folder=score.slide)
+
+
+def out_of(path: Path, settings: Settings) -> Path:
+    """Return the folder of the results: the one asked for, or where a given tile list or mosaic lies, or `OUT`."""
+    return settings.out or (path.parent.parent if path.name in (TILES, MOSAIC) else OUT)
+
+
+def stem_of(path: Path) -> str:
+    """Return what a slide is called: its file's stem; of a tile list or mosaic, its folder."""
+    if path.name == MOSAIC:
+        return path.parent.name + ("-virtual" if _is_virtual(path) else "")
+    return path.parent.name if path.name == TILES else path.stem
+
+
+@dataclass(slots=True)
+class _Job:
+    """One slide on its way."""
+
+    slide: Slide
+    folder: Path
+    record: Record
+    tiles: TileList | None = None
+    mosaic: Mosaic | None = None
+
+
+@contextmanager
+def _job(path: Path, settings: Settings) -> Iterator[_Job]:
+    """Open what was given, claim the slide's folder, and keep its record; the record is finished at the end."""
+    tiles, mosaic, source, mpp = None, None, path, settings.mpp
+    if path.suffix == ".json" and path.is_file():
+        tiles = TileList.read(path)
+    elif (path / "done").is_dir() and not _is_virtual(path):
+        mosaic = Mosaic.open(path)
+        tiles = mosaic.tiles
+    if tiles is not None:
+        source, mpp = tiles.slide, settings.mpp or tiles.slide_mpp
+        if not source.exists():
+            raise SlideError(
+                f"{path} is of the slide {source}, which is not there; put it back or start from the slide"
+            )
+    with Slide(source, mpp) as slide:
+        folder = _claim(out_of(path, settings), stem_of(path), source.absolute())
+        with Record(folder, source.absolute()) as record:
+            record.note("slide", _about(slide))
+            yield _Job(slide, folder, record, tiles, mosaic)
+            record.finish()
+
+
+def _claim(out: Path, stem: str, slide: Path) -> Path:
+    """Make and return the slide's folder: ``out/stem``, or with a few digits more if another slide has that."""
+    digits = hashlib.sha256(str(slide).encode()).hexdigest()[:6]
+    for folder in (out / stem, out / f"{stem}-{digits}"):
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if slide_of(folder) == slide:
+                return folder
+        except OSError as error:
+            raise OutputError(f"cannot write {folder}: {error.strerror}; choose another folder with -o") from error
+        else:
+            return folder
+    raise OutputError(f"{folder} holds something else; move it away or choose another folder with -o")
+
+
+def _about(slide: Slide) -> dict[str, Any]:
+    return {
+        "format": slide.format,
+        "mpp": slide.mpp,
+        "mpp_source": slide.properties["mpp_source"],
+        "width_px": slide.width_px,
+        "height_px": slide.height_px,
+        "virtual": slide.virtual,
+    }
+
+
+def _is_virtual(path: Path) -> bool:
+    """Tell whether a folder is a mosaic that is a picture, and so a slide."""
+    try:
+        about = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]["wsiscore"]
+        return bool(about["output"] == "image")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _rois(slide: Slide, settings: Settings) -> tuple[list[Roi], str]:
+    """Return what to score of a slide, and where that is from."""
+    file = settings.roi or roi_file_beside(slide.path)
+    if file is not None:
+        drawn = read_rois(file, mpp=slide.mpp, classes=settings.roi_classes, origin_px=slide.origin_px)
+        return clip_rois(drawn, slide.width_px * slide.mpp, slide.height_px * slide.mpp), str(file)
+    if settings.roi_classes:
+        raise RoiError(
+            f"{slide.path} has no ROI file beside it to choose {', '.join(settings.roi_classes)} from; give --roi"
+        )
+    if not (tissue := find_tissue(slide)):
+        raise RoiError(f"{slide.path} shows no tissue; if there is some, draw it and give it with --roi")
+    return tissue, FOUND_TISSUE
+
+
+def _plan(
+    job: _Job, settings: Settings, *, mpp: float, tile_px: int, margin_px: int, min_coverage: float = 0.0
+) -> TileList:
+    """Lay the tiles and write them to ``tiles.json``."""
+    with job.record.stage("rois"):
+        rois, source = _rois(job.slide, settings)
+        tiles = TileList.plan(
+            job.slide,
+            rois,
+            mpp=mpp,
+            tile_px=tile_px,
+            margin_px=margin_px,
+            min_coverage=min_coverage,
+            roi_source=source,
+        )
+    with replacing(job.folder / TILES) as part:
+        part.write_text(json.dumps(tiles.to_json()) + "\n", encoding="utf-8")
+    job.record.note("settings", {"roi_source": source, "tiles": len(tiles.tiles), "tile_px": tile_px, "mpp": mpp})
+    return tiles
+
+
+@lru_cache(maxsize=1)
+def _generator(folder: Path, device: str) -> Generator:
+    return load_model(folder, device)
+
+
+def _infer(job: _Job, settings: Settings, progress: bool) -> Mosaic:
+    folder = find_model(settings.model or default_model())
+    card = read_card(folder)
+    spec = card.spec
+    if job.tiles is not None and (settings.roi or settings.tile_px):
+        raise MosaicError(
+            "a tile list has its ROIs and its tile size already; give --roi and --size to `wsiscore tile`"
+        )
+    tiles = job.tiles or _plan(
+        job, settings, mpp=spec.mpp, tile_px=settings.tile_px or spec.tile_px, margin_px=spec.margin_px
+    )
+    with job.record.stage("load_model"):
+        generator = _generator(folder, settings.device)
+    job.record.note("model", card.provenance())
+    job.record.note("settings", {"device": settings.device, "margin_px": tiles.grid.margin_px})
+    job.record.write()
+    seconds: dict[str, float] = {}
+    stages = dict(job.record.values["stages"])
+    with job.record.stage("infer"):
+        mosaic = infer_tiles(
+            job.slide,
+            tiles,
+            generator,
+            job.folder / MOSAIC,
+            model=card.provenance(),
+            batch_size=settings.batch_size,
+            progress=progress,
+            seconds=seconds,
+        )
+    if "network" in seconds:
+        job.record.note("stages", {f"infer: {name}": round(value, 3) for name, value in seconds.items()})
+    elif "infer" in stages:  # it was finished before: the time that took is the one to keep
+        job.record.note("stages", {"infer": stages["infer"]})
+    return mosaic
+
+
+def _rules(mosaic: Mosaic, settings: Settings) -> CellRules:
+    own = CellRules(**mosaic.about["rules"])
+    threshold = own.threshold if settings.threshold is None else settings.threshold
+    return CellRules(threshold, settings.radius_um or own.radius_um)
+
+
+def _rescored_rois(job: _Job, mosaic: Mosaic, settings: Settings) -> Sequence[Roi]:
+    """Return the mosaic's own ROIs, or those newly given if the mosaic holds them whole."""
+    if job.mosaic is None or settings.roi is None:
+        return mosaic.tiles.rois
+    rois, source = _rois(job.slide, settings)
+    held = shapely.union_all([shapely.box(*mosaic.grid.tile(*place).write.bounds_um) for place in mosaic.tiles.tiles])
+    for roi in rois:
+        beyond = shapely.area(shapely.difference(roi.outline_um, held))
+        if beyond > 1e-6 * roi.outline_um.area:
+            raise RoiError(
+                f"{source}: {roi.name!r} reaches {beyond / 1e6:.3f} mm² beyond what {mosaic.path} holds; "
+                "score the slide itself with this ROI, into another folder"
+            )
+    job.record.note("settings", {"roi_source": source})
+    return rois
+
+
+def _write_results(job: _Job, rois: Sequence[Roi], cells: Cells, score: SlideScore, *, csv: bool) -> None:
+    """Write the numbers first, then what is drawn from them, and the report last."""
+    slide, folder, record = job.slide, job.folder, job.record
+    with record.stage("write"):
+        write_cells_table(folder / ("cells.csv" if csv else "cells.parquet"), cells, rois)
+        write_score(folder / "score.json", score)
+        write_cells(folder / "cells.geojson", cells, mpp=slide.mpp)
+    with record.stage("overlay"):
+        write_overlay(folder / "overlay.jpg", slide, rois, cells)
+    with record.stage("report"):
+        write_report(folder / "report.html", slide=slide, rois=rois, cells=cells, score=score, run=record.finish())
+
+
+def _save_png(slide: Slide, tiles: TileList, folder: Path) -> None:
+    for row, col in tiles.tiles:
+        pixels = slide.read(tiles.grid.tile(row, col).read)
+        with replacing(folder / f"{row:04d}_{col:04d}.png") as part:
+            done, png = cv2.imencode(".png", pixels[..., ::-1])
+            if not done:
+                raise OutputError(f"{folder}: a tile could not be encoded as PNG")
+            part.write_bytes(png.tobytes())
