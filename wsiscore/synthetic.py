@@ -130,35 +130,28 @@ def write_svs(path: Path, strip: Strip, width_px: int, height_px: int, mpp: floa
     OutputError
         If the file cannot be written.
     """
+    levels = [4**k for k in range(6) if k == 0 or min(width_px, height_px) // 4**k >= _TILE_PX]
+    thumbnail = max(2, -(-max(width_px, height_px) // 1000))
     size = f"{width_px}x{height_px}"
-    head = f"Aperio Image Library v12.0.15\r\n{size} [0,0 {size}] ({_TILE_PX}x{_TILE_PX}) JPEG/RGB Q={quality}"
-    facts = f"AppMag = {10 / mpp:g}|MPP = {mpp:.6g}|ScanScope ID = rendered by wsiscore, not a patient"
-    factors = [4**k for k in range(6) if k == 0 or min(width_px, height_px) // 4**k >= _TILE_PX]
-    ends = {"photometric": "rgb", "compression": "jpeg", "metadata": None, "software": False}
+    head = f"Aperio Image Library v12.0.15\r\n{size} [0,0 {size}] ({_TILE_PX}x{_TILE_PX})"
+    tail = f"JPEG/RGB Q={quality}|AppMag = {10 / mpp:g}|MPP = {mpp:.6g}|Title = rendered by wsiscore, no patient"
     try:
         with tifffile.TiffWriter(path, bigtiff=width_px * height_px > 2**30) as file:
-            for factor in factors:
-                shape = height_px // factor, width_px // factor, 3
-                note = (
-                    f"{head}|{facts}"
-                    if factor == 1
-                    else f"{head} -> {shape[1]}x{shape[0]} JPEG/RGB Q={quality}|{facts}"
-                )
+            for factor, tiled in ((1, True), (thumbnail, False), *((level, True) for level in levels[1:])):
+                height, width = height_px // factor, width_px // factor
                 file.write(
-                    _tiles(strip, *shape[:2], factor),
-                    shape=shape,
+                    _tiles(strip, height, width, factor) if tiled else _shrunk(strip, height, width, factor),
+                    shape=(height, width, 3),
                     dtype=np.uint8,
-                    tile=(_TILE_PX, _TILE_PX),
+                    tile=(_TILE_PX, _TILE_PX) if tiled else None,
+                    rowsperstrip=None if tiled else 16,
+                    photometric="rgb",
+                    compression="jpeg",
                     compressionargs={"level": quality},
-                    subsampling=(2, 2),
-                    description=note,
-                    **ends,
+                    description=f"{head} {tail}" if factor == 1 else f"{head} -> {width}x{height} {tail}",
+                    metadata=None,
+                    software=False,
                 )
-                if factor == 1:
-                    shrink = -(-max(width_px, height_px) // 1024)
-                    small = _shrunk(strip, height_px // shrink, width_px // shrink, shrink)
-                    note = f"{head} -> {small.shape[1]}x{small.shape[0]} - |{facts}"
-                    file.write(small, rowsperstrip=16, compressionargs={"level": quality}, description=note, **ends)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error}; choose another folder") from error
 

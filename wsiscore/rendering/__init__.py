@@ -52,7 +52,7 @@ class Field:
     @property
     def counted(self) -> npt.NDArray[np.bool_]:
         """Which nuclei the index is of: those of the tumour."""
-        return self.kind == KINDS.index("tumour")
+        return np.equal(self.kind, KINDS.index("tumour"))
 
     @property
     def ki67_index(self) -> float:

@@ -1,4 +1,4 @@
-"""From dyes to what a scanner or a camera on a microscope makes of them."""
+"""From dyes to what a scanner, or a camera on a microscope, makes of them."""
 
 from __future__ import annotations
 
@@ -11,50 +11,55 @@ from wsiscore.rendering.look import Look
 
 __all__ = ["photograph"]
 
+_INKS = ((0.1, 0.3, 0.75), (0.1, 0.5, 0.35), (0.15, 0.15, 0.18), (0.75, 0.1, 0.15))  # light they let through
+
 
 def photograph(
     rng: np.random.Generator, mpp: float, look: Look, hematoxylin: Plane, dab: Plane, residual: Plane
 ) -> npt.NDArray[np.uint8]:
     """Return the (H, W, 3) picture, 0..255, of light through the dyes."""
-    shape = hematoxylin.shape
-    rgb = np.empty((*shape, 3), np.float32)
+    shape = hematoxylin.shape[0], hematoxylin.shape[1]
+    pen = _pen(rng, shape, mpp) if rng.random() < look.accidents / 3 else None
+    ink = _INKS[rng.integers(len(_INKS))]
+    unclear, unclear_px = None, rng.uniform(0.7, 2.0) / mpp
+    if rng.random() < look.accidents:
+        unclear = np.clip(smooth_noise(rng, shape, 60 / mpp) - np.float32(rng.uniform(-0.5, 1)), 0, 1)
+    picture = np.empty((*shape, 3), np.uint8)
     for channel in range(3):
         density = hematoxylin * np.float32(look.hematoxylin[channel])
         density += dab * np.float32(look.dab[channel])
         density += residual
         light = np.exp(density * np.float32(-np.log(10)))
-        rgb[..., channel] = np.float32(look.glass[channel]) * (look.stray + (1 - look.stray) * light)
-    if rng.random() < look.accidents / 3:
-        rgb *= _pen(rng, shape, mpp)
-    rgb = _blur(rgb, look.blur_um / mpp)
-    if rng.random() < look.accidents:
-        unclear = np.clip(smooth_noise(rng, shape, 60 / mpp) - np.float32(rng.uniform(-0.5, 1)), 0, 1)[..., None]
-        rgb += unclear * (_blur(rgb, rng.uniform(0.7, 2.0) / mpp) - rgb)
-    if look.fringe_px:
-        for channel, sign in ((0, 1), (2, -1)):
-            dx, dy = sign * look.fringe_px, sign * look.fringe_px * 0.5
-            move = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
-            rgb[..., channel] = cv2.warpAffine(
-                np.ascontiguousarray(rgb[..., channel]), move, shape[::-1], borderMode=cv2.BORDER_REPLICATE
-            )
-    if look.sharpen:
-        rgb += np.float32(look.sharpen) * (rgb - _blur(rgb, max(0.5 / mpp, 0.7)))
-    if look.noise:
-        rgb += cv2.GaussianBlur(rng.standard_normal(rgb.shape, np.float32), (0, 0), 0.6) * np.float32(2 * look.noise)
-    picture = np.clip(rgb + np.float32(0.5), 0, 255).astype(np.uint8)
-    if look.jpeg:
-        _, packed = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, look.jpeg])
-        picture = np.ascontiguousarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1])
-    return picture
+        light = np.float32(look.glass[channel]) * (np.float32(look.stray) + np.float32(1 - look.stray) * light)
+        if pen is not None:
+            light *= 1 - pen * np.float32(1 - ink[channel])
+        light = _blur(light, look.blur_um / mpp)
+        if unclear is not None:
+            light += unclear * (_blur(light, unclear_px) - light)
+        if look.fringe_px and channel != 1:
+            shift = (1 - channel) * look.fringe_px
+            move = np.array([[1, 0, shift], [0, 1, shift / 2]], np.float32)
+            light = np.asarray(cv2.warpAffine(light, move, shape[::-1], borderMode=cv2.BORDER_REPLICATE))
+        if look.sharpen:
+            light += np.float32(look.sharpen) * (light - _blur(light, max(0.5 / mpp, 0.7)))
+        if look.noise:
+            light += _blur(rng.standard_normal(shape, np.float32), 0.6) * np.float32(2 * look.noise)
+        picture[..., channel] = np.clip(light + np.float32(0.5), 0, 255)
+    return _compress(picture, look.jpeg) if look.jpeg else picture
 
 
-def _blur(rgb: Plane, sigma_px: float) -> Plane:
-    return cv2.GaussianBlur(rgb, (0, 0), sigma_px) if sigma_px > 0.25 else rgb
+def _compress(picture: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
+    """Return the picture after a round through JPEG."""
+    _, packed = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    back = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
+    return np.ascontiguousarray(back[..., ::-1])
 
 
-def _pen(rng: np.random.Generator, shape: tuple[int, ...], mpp: float) -> Plane:
-    """Return (H, W, 3) in [0, 1]: the light a broad stroke of a marker lets through."""
-    ink = np.array([[0.1, 0.3, 0.75], [0.1, 0.5, 0.35], [0.15, 0.15, 0.18], [0.75, 0.1, 0.15]])[rng.integers(4)]
-    side = smooth_noise(rng, (shape[0], shape[1]), 400 / mpp) + np.float32(rng.uniform(-1, 1))
-    cover = np.clip(side * 6, 0, 1)[..., None] * np.float32(rng.uniform(0.4, 0.95))
-    return (1 - cover * (1 - ink)).astype(np.float32)
+def _blur(plane: Plane, sigma_px: float) -> Plane:
+    return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma_px), np.float32) if sigma_px > 0.25 else plane
+
+
+def _pen(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Plane:
+    """Return (H, W) in [0, 1]: how much ink of a marker's broad stroke lies where."""
+    side = smooth_noise(rng, shape, 400 / mpp) + np.float32(rng.uniform(-1, 1))
+    return np.asarray(np.clip(side * 6, 0, 1) * np.float32(rng.uniform(0.3, 0.75)))

@@ -19,18 +19,30 @@ Plane = npt.NDArray[np.float32]
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: float) -> Plane:
     """Return (H, W) Gaussian noise of about unit variance that changes over `scale_px`."""
     if scale_px <= 2:
-        noise = rng.standard_normal(shape, np.float32)
-        if scale_px > 0.6:
-            noise = cv2.GaussianBlur(noise, (0, 0), scale_px / 2) * np.float32(1.77 * scale_px)
+        noise: Plane = rng.standard_normal(shape, np.float32)
+        sigma_px = max(scale_px, 0.6) / 2
+        cv2.GaussianBlur(noise, (0, 0), sigma_px, dst=noise)
+        noise *= np.float32(3.5 * sigma_px)
         return noise
-    rows, columns = (max(2, round(side / scale_px) + 1) for side in shape)
-    grid = rng.standard_normal((rows, columns), np.float32)
-    return cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC) * np.float32(1.3)
+    if scale_px <= 12:
+        grid = rng.standard_normal([max(2, round(side / scale_px) + 1) for side in shape], np.float32)
+        return np.asarray(cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC) * np.float32(1.3))
+    down, across = (_bells(rng, side, scale_px) for side in shape)
+    grid = rng.standard_normal((down.shape[1], across.shape[1]), np.float32)
+    # einsum, not @: for products this small the threads of BLAS cost more than they give
+    return np.asarray(np.einsum("yg,xg->yx", np.einsum("yi,ig->yg", down, grid), across), np.float32)
 
 
-def _step(values: Plane, width: float) -> Plane:
+def _bells(rng: np.random.Generator, side: int, scale_px: float) -> Plane:
+    """Return (side, n) weights that blend n random numbers `scale_px` apart, of unit variance."""
+    at = np.arange(side, dtype=np.float32)[:, None] / np.float32(scale_px) + np.float32(2 + rng.random())
+    weights = np.exp(-np.square(at - np.arange(int(side / scale_px) + 6, dtype=np.float32)) * np.float32(1.4))
+    return np.asarray(weights / np.sqrt(np.square(weights).sum(1, keepdims=True)), np.float32)
+
+
+def _step(values: npt.NDArray[np.floating], width: float) -> Plane:
     """Return a soft step from 0 to 1 where `values` crosses 0."""
-    return np.clip(values / np.float32(2 * width) + np.float32(0.5), 0, 1)
+    return np.clip(values / np.float32(2 * width) + np.float32(0.5), 0, 1).astype(np.float32, copy=False)
 
 
 def _fat(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Plane:
@@ -43,7 +55,7 @@ def _fat(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Plane:
     for x, y in centres:
         axes = (int(spacing * rng.uniform(0.42, 0.5)), int(spacing * rng.uniform(0.38, 0.48)))
         cv2.ellipse(drops, (int(x), int(y)), axes, rng.uniform(0, 180), 0, 360, 255, -1, cv2.LINE_AA)
-    return drops.astype(np.float32) / 255
+    return drops.astype(np.float32) / np.float32(255)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +77,20 @@ class Layout:
     def random(cls, rng: np.random.Generator, height_px: int, width_px: int, mpp: float) -> Self:
         """Draw sheets, nests, glands or bare stroma, with lumina, clefts and fat."""
         shape = height_px, width_px
-        noise = smooth_noise(rng, shape, rng.uniform(50, 160) / mpp) + 0.25 * smooth_noise(rng, shape, 15 / mpp)
-        level = float(rng.choice([-3.0, rng.uniform(-1.2, 0.3), rng.uniform(0.3, 1.6)], p=[0.35, 0.45, 0.2]))
-        tumour = _step(noise - level, 0.06)
+        scale = rng.uniform(50, 160)
+        noise = smooth_noise(rng, shape, scale / mpp) + 0.2 * smooth_noise(rng, shape, 18 / mpp)
+        rough = 0.12 * smooth_noise(rng, shape, 6 / mpp)
+        level = float(rng.choice([-3.0, rng.uniform(-1.2, 0.3), rng.uniform(0.3, 1.6)], p=[0.4, 0.45, 0.15]))
+        tumour = _step(noise - level, 0.12)
         clear = np.zeros(shape, np.float32)
+        if rng.random() < 0.25:
+            clear = _step(noise + rough - max(level, -0.5) - rng.uniform(1.0, 1.8), 0.08)  # lumina
+        if rng.random() < 0.25:
+            torn = np.abs(noise - level + 0.1) + np.maximum(0, smooth_noise(rng, shape, 40 / mpp))
+            clear = np.maximum(clear, _step(rng.uniform(0.05, 0.25) - torn + rough, 0.08))  # clefts
         if rng.random() < 0.3:
-            clear = np.maximum(clear, _step(noise - level - rng.uniform(0.9, 1.6), 0.04))  # lumina
-        if rng.random() < 0.3:
-            clear = np.maximum(clear, _step(rng.uniform(0.05, 0.15) - np.abs(noise - level + 0.1), 0.02))  # clefts
-        if rng.random() < 0.3:
-            clear = np.maximum(clear, _step(smooth_noise(rng, shape, 70 / mpp) - rng.uniform(0.9, 2.0), 0.03))
+            holes = smooth_noise(rng, shape, rng.uniform(25, 80) / mpp) + 2 * rough
+            clear = np.maximum(clear, _step(holes - rng.uniform(1.3, 2.5), 0.08))
         if rng.random() < 0.06:
             clear = np.maximum(clear, _fat(rng, shape, mpp) * (1 - tumour))
         return cls(tumour, clear)
@@ -99,7 +115,7 @@ class Flow:
         angle = rng.uniform(0, np.pi)
         cos, sin = np.float32(np.cos(angle) * mpp), np.float32(np.sin(angle) * mpp)
         y, x = np.arange(shape[0], dtype=np.float32)[:, None], np.arange(shape[1], dtype=np.float32)
-        bend = smooth_noise(rng, shape, 90 / mpp) * 18 + smooth_noise(rng, shape, 25 / mpp) * 4
+        bend = smooth_noise(rng, shape, 120 / mpp) * 24 + smooth_noise(rng, shape, 30 / mpp) * 5
         return cls(x * cos + y * sin, y * cos - x * sin + bend)
 
     def angle(self, y: npt.NDArray[np.intp], x: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
@@ -108,19 +124,15 @@ class Flow:
         above, left = np.maximum(below - 4, 0), np.maximum(right - 4, 0)
         down = self.across[below, x] - self.across[above, x]
         aside = self.across[y, right] - self.across[y, left]
-        return np.arctan2(-aside, down).astype(np.float64)
+        return np.asarray(np.arctan2(-aside, down), np.float64)
 
     def fibres(self, rng: np.random.Generator, length_um: float, width_um: float) -> Plane:
         """Return (H, W) noise that is long along the fibres and narrow across them."""
         grid = rng.standard_normal((257, 257), np.float32)
-        along = _fold(self.along / np.float32(length_um) + np.float32(rng.uniform(0, 256)))
-        across = _fold(self.across / np.float32(width_um) + np.float32(rng.uniform(0, 256)))
-        return cv2.remap(grid, along, across, cv2.INTER_CUBIC) * np.float32(1.3)
-
-
-def _fold(values: Plane) -> Plane:
-    """Fold any coordinate into 1..255, back and forth."""
-    return np.abs((values % np.float32(508)) - np.float32(254)) + np.float32(1)
+        along = self.along / np.float32(length_um) + np.float32(rng.uniform(0, 256))
+        across = self.across / np.float32(width_um) + np.float32(rng.uniform(0, 256))
+        lines = cv2.remap(grid, along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        return np.asarray(lines, np.float32) * np.float32(1.4)
 
 
 def add_ground(
@@ -154,28 +166,30 @@ def add_ground(
     """
     shape = hematoxylin.shape
     grain = smooth_noise(rng, shape, 1.2 / mpp)
-    cloud = smooth_noise(rng, shape, 7 / mpp)
-    thick = flow.fibres(rng, 35, 4.5)
-    thin = flow.fibres(rng, 22, 1.4)
-    strand = np.maximum(1 - np.abs(thin) * np.float32(1.4), 0) * np.maximum(thick + np.float32(0.3), 0)
-    membrane, blush = _cells(rng, mpp, look, cells, shape)
+    cloud = smooth_noise(rng, shape, 5 / mpp) * np.float32(0.6) + smooth_noise(rng, shape, 25 / mpp)
+    thick = flow.fibres(rng, 40, 5)
+    thin = flow.fibres(rng, 18, 1.3)
+    strand = np.maximum(1 - np.abs(thin) * np.float32(1.6), 0) * np.clip(cloud + np.float32(0.4), 0, 1.5)
+    membrane, blush = _cells(rng, mpp, cells, shape)
     tumour, solid = layout.tumour, (1 - layout.clear)
 
-    cytoplasm = look.cytoplasm_od * (1 + look.texture * (0.35 * cloud + 0.22 * grain) + 0.5 * membrane)
-    stroma = look.stroma_od * (1 + look.texture * (0.7 * thick + 0.15 * grain + 0.9 * strand))
+    cytoplasm = look.cytoplasm_od * (1 + look.texture * (0.5 * cloud + 0.2 * grain) + 0.4 * membrane)
+    stroma = look.stroma_od * (1 + look.texture * (0.5 * cloud + 0.3 * thick + 0.15 * grain + 1.4 * strand))
     body = np.maximum(tumour * cytoplasm + (1 - tumour) * stroma, 0) * solid * bare
     hematoxylin += body
     dab += look.background_od * solid * (0.8 + 0.3 * cloud + 0.15 * grain).clip(0)
     dab += look.blush_od * solid * bare * blush * tumour * (1 + 0.3 * grain).clip(0)
-    lines = tumour * (0.3 * grain + 0.8 * membrane) + (1 - tumour) * (0.3 * grain + 1.0 * strand + 0.5 * thin)
+    lines = tumour * (0.25 * grain + 0.8 * membrane) + (1 - tumour) * (
+        0.3 * grain + 1.2 * strand + 0.3 * thin * np.clip(cloud, 0, 1)
+    )
     edge = cv2.Laplacian(cv2.GaussianBlur(layout.clear, (0, 0), max(0.6 / mpp, 0.7)), cv2.CV_32F)
-    return np.float32(look.refraction) * (lines * bare * solid + 4 * edge) + np.float32(0.2) * body
+    residual: Plane = np.float32(look.refraction) * (lines * bare * solid + 4 * edge) + np.float32(0.2) * body
+    return residual
 
 
 def _cells(
     rng: np.random.Generator,
     mpp: float,
-    look: Look,
     cells: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.bool_]],
     shape: tuple[int, ...],
 ) -> tuple[Plane, Plane]:
@@ -188,11 +202,13 @@ def _cells(
     distance, owner = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     border = cv2.morphologyEx(owner.astype(np.float32), cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
     reach = np.float32(9 / mpp)
-    membrane = cv2.GaussianBlur((border & (distance < reach)).astype(np.float32), (0, 0), max(0.35 / mpp, 0.6))
-    amount = np.zeros(int(owner.max()) + 1, np.float32)
-    amount[owner[row, column]] = rng.gamma(0.6, 1.0, len(row)) * np.where(positive, 1.6, 0.5)
-    blush = np.take(amount, owner) * np.clip(1.5 - distance / reach, 0, 1)
-    return membrane, cv2.GaussianBlur(blush, (0, 0), 0.8 / mpp)
+    border &= distance < reach
+    membrane = np.asarray(cv2.GaussianBlur(border.astype(np.float32), (0, 0), max(0.35 / mpp, 0.6)), np.float32)
+    whose = np.asarray(owner, np.int32)
+    amount = np.zeros(int(whose.max()) + 1, np.float32)
+    amount[whose[row, column]] = rng.gamma(0.6, 1.0, len(row)) * np.where(positive, 1.6, 0.5)
+    blush = amount[whose] * np.clip(np.float32(1.5) - distance / reach, 0, 1)
+    return membrane, np.asarray(cv2.GaussianBlur(blush, (0, 0), 0.8 / mpp), np.float32)
 
 
 def add_dirt(
@@ -220,8 +236,10 @@ def add_dirt(
             _blot(rng, residual, size, rng.uniform(0.3, 1.2), 0.3, centre + rng.normal(0, 4 / mpp, 2))
     if rng.random() < look.accidents / 3:
         fold = _step(rng.uniform(0.03, 0.1) - np.abs(smooth_noise(rng, dab.shape, 120 / mpp)), 0.03)
-        for plane in (hematoxylin, dab, residual):
-            plane *= 1 + np.float32(rng.uniform(0.5, 1.5)) * fold
+        fold = 1 + np.float32(rng.uniform(0.5, 1.5)) * fold
+        hematoxylin *= fold
+        dab *= fold
+        residual *= fold
 
 
 def _blot(

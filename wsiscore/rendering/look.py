@@ -117,40 +117,40 @@ class Look:
         def rarely(chance: float, low: float, high: float) -> float:
             return float(rng.uniform(low, high)) if rng.random() < chance * difficulty else 0.0
 
-        violet, red = rng.beta(0.8, 1.0) * (0.5 + 0.5 * difficulty), rng.random()
+        violet, red = rng.beta(0.6, 1.1) * (0.5 + 0.5 * difficulty), rng.beta(1.2, 2.2)
         warm = rng.choice([0.0, 0.03, 0.14], p=[0.45, 0.3, 0.25])
-        level = near(218, 244) - rarely(0.4, 0, 45)
-        tint = rng.normal(0, 0.006, 3) + np.array([0.0, 0.0, -warm * rng.uniform(0.7, 1.1)])
+        level = near(222, 245) - (rarely(0.5, 0, 50) if warm < 0.1 else rarely(0.5, 0, 15))
+        tint = rng.normal(0, 0.005, 3) + warm * np.array([0.03, 0.0, -rng.uniform(0.7, 1.1)])
         return cls(
             hematoxylin=_dye(rng, (0.79, 0.55, 0.30), (0.60, 0.74, 0.30), violet),
-            dab=_dye(rng, (0.26, 0.56, 0.79), (0.42, 0.62, 0.66), red),
+            dab=_dye(rng, (0.23, 0.55, 0.80), (0.42, 0.62, 0.66), red),
             glass=_triple(np.clip(level * (1 + tint), 0, 250)),
             stray=near(0.0, 0.04, 0.08),
-            cytoplasm_od=near(0.02, 0.06, 0.06),
-            stroma_od=near(0.015, 0.04, 0.05),
+            cytoplasm_od=near(0.008, 0.035, 0.02) + rarely(0.15, 0, 0.06),
+            stroma_od=near(0.01, 0.03, 0.03) + rarely(0.15, 0, 0.05),
             texture=near(0.3, 0.6, 0.4),
-            refraction=near(0.002, 0.012, 0.03),
+            refraction=near(0.002, 0.012, 0.01) + rarely(0.25, 0.01, 0.05),
             background_od=near(0.0, 0.01, 0.03) + rarely(0.2, 0.0, 0.08),
             blush_od=near(0.0, 0.02, 0.0) + rarely(0.4, 0.03, 0.2),
             diameter_um=near(7.5, 10.5, 2.0) + rarely(0.2, 1, 4),
-            diameter_spread=near(0.1, 0.15, 0.1),
+            diameter_spread=near(0.12, 0.18, 0.08),
             elongation=near(0.12, 0.4, 0.3) + rarely(0.15, 0.3, 0.9),
-            irregularity=near(0.02, 0.045, 0.05),
+            irregularity=near(0.02, 0.045, 0.04),
             density_mm2=near(3000, 6500, 2500) * float(rng.choice([1.0, 0.5], p=[0.75, 0.25])),
             crowding=near(0.0, 0.2, 0.35),
             stroma_mm2=near(500, 1400),
             lymphocytes_mm2=near(50, 200) + rarely(0.3, 500, 2500),
-            nuclear_od=near(0.2, 0.38) + rarely(0.3, 0.05, 0.25) - rarely(0.2, 0.04, 0.1),
+            nuclear_od=near(0.17, 0.36) + rarely(0.3, 0.05, 0.25) - rarely(0.2, 0.04, 0.1),
             hollow=near(0.0, 0.45) + rarely(0.3, 0.1, 0.4),
-            rim=near(0.05, 0.4, 0.25),
-            grain=near(0.1, 0.3, 0.2),
+            rim=near(0.0, 0.3) + rarely(0.3, 0.05, 0.35),
+            grain=near(0.05, 0.25) + rarely(0.25, 0.05, 0.25),
             dab_od=near(0.8, 1.3) + rarely(0.35, 0.2, 1.4) - rarely(0.2, 0.1, 0.4),
             weak=near(0.05, 0.2, 0.25),
-            patchy=near(0.1, 0.3, 0.5),
+            patchy=near(0.1, 0.35) + rarely(0.3, 0.1, 0.5),
             debris_mm2=near(0, 15) + rarely(0.3, 30, 400),
             pigment_mm2=rarely(0.1, 10, 80),
             ghosts_mm2=near(0, 40) + rarely(0.4, 100, 800),
-            blur_um=near(0.12, 0.3, 0.1) + rarely(0.25, 0.1, 0.7),
+            blur_um=near(0.2, 0.4, 0.1) + rarely(0.25, 0.1, 0.7),
             sharpen=near(0.0, 0.3) + rarely(0.35, 0.3, 1.6),
             noise=near(0.5, 1.8, 1.5) + rarely(0.15, 1, 4),
             fringe_px=near(0.0, 0.1) + rarely(0.2, 0.1, 0.5),

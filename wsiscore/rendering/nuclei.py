@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
@@ -16,7 +15,7 @@ __all__ = ["KINDS", "Nuclei", "draw_nuclei", "place_nuclei"]
 
 KINDS = ("tumour", "stroma", "lymphocyte")
 _TUMOUR, _STROMA, _LYMPHOCYTE = range(3)
-_CHUNK_PX = 1_000_000  # pixels of nuclei drawn at once
+_CHUNK_PX = 100_000  # pixels of nuclei drawn at once
 _BANK_PX = 256  # side of the noise from which every nucleus takes its own part
 
 Column = npt.NDArray[np.float64]
@@ -103,7 +102,7 @@ def _axes(rng: np.random.Generator, look: Look, kind: npt.NDArray[np.int8]) -> t
     """Return half length and half width in µm."""
     n = len(kind)
     radius = look.diameter_um / 2 * np.exp(rng.normal(0, look.diameter_spread, n))
-    giant = rng.random(n) < 0.02
+    giant = rng.random(n) < 0.03
     radius[giant] *= rng.uniform(1.2, 1.6, giant.sum())
     ratio = 1 + look.elongation * rng.gamma(2.0, 0.5, n)
     spindle = kind == _STROMA
@@ -197,27 +196,28 @@ def draw_nuclei(
     labels
         (H, W): row + 1 of the nucleus whose middle is nearest, measured in its own radii; 0 outside all.
     """
-    reach = np.ceil((nuclei.length_um * 1.5 + 1.5) / mpp).astype(int) + 1
+    reach = np.ceil((nuclei.length_um * 1.25 + 1.5) / mpp).astype(int) + 1
     outside = [-nuclei.x, -nuclei.y, nuclei.x - shape[1], nuclei.y - shape[0]]
     pad = int(reach.max(initial=1)) + int(np.max(outside, initial=0)) + 2
     big = shape[0] + 2 * pad, shape[1] + 2 * pad
     hematoxylin, dab, bare = np.zeros(big, np.float32), np.zeros(big, np.float32), np.ones(big, np.float32)
     nearest, labels = np.ones(big, np.float32), np.zeros(big, np.int32)
     traits = _Traits.random(rng, look, nuclei)
-    bank = [smooth_noise(rng, (_BANK_PX, _BANK_PX), size / mpp) for size in (0.8, 2.6)]
+    bank = [smooth_noise(rng, (_BANK_PX, _BANK_PX), size / mpp) for size in (1.0, 2.8)]
     by_size = np.argsort(reach, kind="stable")
     start = 0
     while start < len(by_size):
-        count = max(1, _CHUNK_PX // (2 * int(reach[by_size[start]]) + 1) ** 2 // 2)
-        rows = by_size[start : start + count]
-        start += count
+        alike = int(np.searchsorted(reach[by_size], reach[by_size[start]] * 1.15 + 1, side="right"))
+        count = max(1, _CHUNK_PX // (2 * int(reach[by_size[start]]) + 1) ** 2)
+        rows = by_size[start : min(alike, start + count)]
+        start += len(rows)
         half = int(reach[rows].max())
-        hema, brown, cover, gap, rho = _draw_chunk(rng, mpp, look, nuclei, traits, bank, rows, half)
+        hema, brown, cover, gap, rho = _draw_chunk(rng, mpp, nuclei, traits, bank, rows, half)
         tops = np.floor(nuclei.y[rows]).astype(int) + pad - half
         lefts = np.floor(nuclei.x[rows]).astype(int) + pad - half
         for i in rng.permutation(len(rows)):
             window = np.s_[tops[i] : tops[i] + 2 * half + 1, lefts[i] : lefts[i] + 2 * half + 1]
-            under = 1 - 0.75 * cover[i]
+            under = 1 - 0.4 * cover[i]
             hematoxylin[window] = hematoxylin[window] * under + hema[i]
             dab[window] = dab[window] * under + brown[i]
             bare[window] *= gap[i]
@@ -239,6 +239,7 @@ class _Traits:
     grain: Plane
     patchy: Plane
     soft_um: Plane
+    ragged: Plane
     bend: Plane
     gap: Plane
     waves: Plane  # (n, 3, 2): cosine and sine of the 2nd, 3rd and 5th wave around the edge
@@ -252,19 +253,20 @@ class _Traits:
         def spread(mean: float, sigma: float) -> Column:
             return mean * np.exp(rng.normal(0, sigma, n))
 
-        hema = spread(look.nuclear_od, 0.22) * np.where(kind == _LYMPHOCYTE, 1.5, np.where(tumour, 1.0, 1.25))
+        hema = spread(look.nuclear_od, 0.3) * np.where(kind == _LYMPHOCYTE, 1.5, np.where(tumour, 1.0, 1.25))
         dab = np.maximum(spread(look.dab_od, 0.35), 0.35)
         weak = rng.random(n) < look.weak
         dab[weak] = rng.uniform(0.22, 0.5, weak.sum())
         faint = np.abs(rng.normal(0, 0.015 + 0.04 * look.background_od, n))
         dab = np.where(positive, dab, faint)
+        hema *= np.where(positive, rng.uniform(0.1, 0.7, n), 1)
         hollow = np.where(tumour, np.clip(look.hollow + rng.normal(0, 0.15, n), 0, 0.92), 0.05)
         mitosis = tumour & (rng.random(n) < 0.012)
         hema[mitosis], hollow[mitosis] = hema[mitosis] * 2.2, 0
         pyknotic = tumour & (rng.random(n) < 0.02)
         hema[pyknotic] *= 1.7
-        size = look.irregularity * np.where(mitosis, 3.0, 1.0)
-        waves = rng.normal(0, 1, (n, 3, 2)) * size[:, None, None] * np.array([1.0, 0.9, 0.6])[None, :, None]
+        size = np.where(mitosis, 0.1, look.irregularity)
+        waves = rng.normal(0, 1, (n, 3, 2)) * size[:, None, None] * np.array([1.0, 0.7, 0.35])[None, :, None]
         nucleoli = np.stack(
             [
                 rng.normal(0, 0.3, (n, 2)),
@@ -279,10 +281,11 @@ class _Traits:
             dab,
             hollow,
             np.clip(look.rim + rng.normal(0, 0.1, n), 0, 1) * np.where(mitosis, 0, 1),
-            look.grain * np.where(mitosis, 1.5, rng.uniform(0.5, 1.5, n)),
+            look.grain * np.where(mitosis, 1.5, np.where(tumour, rng.uniform(0.4, 1.6, n), 0.5)),
             np.clip(look.patchy + rng.normal(0, 0.15, n), 0.03, 1),
-            rng.uniform(0.25, 0.5, n) + rng.gamma(0.5, 0.25, n),
-            rng.normal(0, 0.03, n),
+            rng.uniform(0.5, 0.9, n) + rng.gamma(0.5, 0.5, n),
+            look.irregularity * rng.uniform(0.2, 1.1, n),
+            rng.normal(0, 0.25, n) * nuclei.width_um / nuclei.length_um**2,
             rng.uniform(0, 0.9, n) * (rng.random(n) < 0.5),
             waves,
             nucleoli,
@@ -293,7 +296,6 @@ class _Traits:
 def _draw_chunk(
     rng: np.random.Generator,
     mpp: float,
-    look: Look,
     nuclei: Nuclei,
     traits: _Traits,
     bank: list[Plane],
@@ -321,11 +323,12 @@ def _draw_chunk(
     edge = 1 + waves[:, 0, 0] * c2 + waves[:, 0, 1] * s2 + waves[:, 1, 0] * c3 + waves[:, 1, 1] * s3
     edge += waves[:, 2, 0] * (c3 * c2 - s3 * s2) + waves[:, 2, 1] * (s3 * c2 + c3 * s2)
     rho /= np.maximum(edge, np.float32(0.5))
+    coarse, fine = (_pieces(rng, noise, len(rows), 2 * half + 1) for noise in bank[::-1])
+    rho *= 1 + column(traits.ragged) * coarse
     soft = np.maximum(column(traits.soft_um), np.float32(mpp * 0.7))
     cover = np.clip((1 - rho) * np.sqrt(wide * long) / soft + np.float32(0.5), 0, 1)
     square = rho * rho
-    coarse, fine = (_pieces(rng, noise, len(rows), 2 * half + 1) for noise in bank[::-1])
-    ring = np.exp(-np.square((rho - np.float32(0.88)) * np.float32(9)))
+    ring = np.exp(-np.square((rho - np.float32(0.88)) * np.float32(7)))
     profile = 1 - column(traits.hollow) * (1 - np.minimum(square * square, 1)) + column(traits.rim) * ring
     grain = column(traits.grain)
     spots = np.zeros_like(rho)
@@ -335,13 +338,13 @@ def _draw_chunk(
     hema = (
         column(traits.hematoxylin)
         * cover
-        * np.maximum(profile * (1 + grain * (fine + coarse * np.float32(0.7))) + spots, 0.05)
+        * np.maximum(profile * (1 + grain * (fine * np.float32(0.6) + coarse * np.float32(0.8))) + spots, 0.05)
     )
     patchy = column(traits.patchy)
     uneven = np.exp(patchy * (coarse * np.float32(0.7) + fine * np.float32(0.5)) - patchy * patchy * np.float32(0.35))
     body = 1 - np.float32(0.5) * column(traits.hollow) * (1 - np.minimum(square, 1)) + np.float32(0.3) * spots
     brown = column(traits.dab) * cover * uneven * body
-    gap = 1 - column(traits.gap) * np.clip((np.float32(1.45) - rho) * np.float32(3), 0, 1)
+    gap = 1 - column(traits.gap) * np.clip((np.float32(1.3) - rho) * np.float32(4), 0, 1)
     gap = np.minimum(gap, 1 - cover * np.float32(0.8))
     rho[rho >= 1] = 2
     return hema, brown, cover, gap, rho
@@ -353,4 +356,4 @@ def _pieces(rng: np.random.Generator, noise: Plane, n: int, side: int) -> Plane:
     tops, lefts = rng.integers(0, _BANK_PX, (2, n))
     rows = (tops[:, None] + steps) % _BANK_PX
     columns = (lefts[:, None] + steps) % _BANK_PX
-    return noise[rows[:, :, None], columns[:, None, :]]
+    return np.asarray(noise[rows[:, :, None], columns[:, None, :]])
