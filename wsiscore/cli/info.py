@@ -1,0 +1,49 @@
+"""``wsiscore info``: what slides and mosaics are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wsiscore.cli import options
+
+__all__ = ["info"]
+
+_COLUMNS = ("path", "format", "width_px", "height_px", "mpp", "levels", "size_mm", "regions", "model", "tiles_done")
+
+
+@click.command(epilog="Example: wsiscore info slides/*.svs | column -t -s $'\\t'")
+@options.inputs
+@options.mpp
+def info(inputs: tuple[str, ...], mpp: float | None) -> None:
+    """Print what slides and mosaics are, one tab-separated line each.
+
+    mpp is in µm per pixel; regions is the annotation file beside the slide, or where a mosaic's regions are from;
+    model and tiles_done, done of listed, are of a mosaic.
+    """
+    click.echo("\t".join(_COLUMNS))
+    options.each(options.paths_of(inputs), lambda path: "\t".join(_mosaic(path) or _slide(path, mpp)))
+
+
+def _mosaic(path: Path) -> tuple[str, ...] | None:
+    if not (path / "done").is_dir():
+        return None
+    from wsiscore.mosaic import Mosaic
+
+    mosaic = Mosaic.open(path)
+    grid, listed = mosaic.grid, len(mosaic.tiles.tiles)
+    model, done = str(mosaic.about["model"].get("name", "-")), f"{listed - mosaic.missing()}/{listed}"
+    size = f"{grid.width_px * grid.mpp / 1e3:.2f}x{grid.height_px * grid.mpp / 1e3:.2f}"
+    shape = (str(grid.width_px), str(grid.height_px), f"{grid.mpp:g}")
+    return (str(path), "wsiscore mosaic", *shape, "-", size, mosaic.tiles.roi_source, model, done)
+
+
+def _slide(path: Path, mpp: float | None) -> tuple[str, ...]:
+    from wsiscore.annotations import roi_file_beside
+    from wsiscore.slide import Slide
+
+    with Slide(path, mpp) as slide:
+        size = f"{slide.width_px * slide.mpp / 1e3:.2f}x{slide.height_px * slide.mpp / 1e3:.2f}"
+        shape = (str(slide.width_px), str(slide.height_px), f"{slide.mpp:.4g}", str(len(slide.level_mpp)))
+        return (str(path), slide.format, *shape, size, str(roi_file_beside(path) or "-"), "-", "-")
