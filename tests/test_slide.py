@@ -225,6 +225,13 @@ def test_levels_are_whole_multiples_where_their_size_allows(ramp_slide: Slide, s
     assert [slide.level_mpp for slide in scanner_slides] == [(0.25, 1.0)] * 2
 
 
+@pytest.mark.parametrize(("mpp", "grey"), [(0.25, 0), (0.4999, 0), (0.5, 100), (0.99, 100), (1.0, 200), (9.0, 200)])
+def test_the_coarsest_level_that_is_fine_enough_is_read(tmp_path: Path, mpp: float, grey: int) -> None:
+    levels = [np.full((160 // k, 240 // k, 3), shade, np.uint8) for k, shade in ((1, 0), (2, 100), (4, 200))]
+    with Slide(write_tiff(tmp_path / "a.tif", levels)) as slide:
+        assert (slide.read(Region(0, 0, 2, 2, mpp)) == grey).all()
+
+
 def test_a_level_of_no_whole_ratio_is_unshifted_too(tmp_path: Path) -> None:
     wide = ramp(125, 100)
     between = cv2.resize(wide.astype(np.float32), (50, 40), interpolation=cv2.INTER_AREA).round().astype(np.uint8)

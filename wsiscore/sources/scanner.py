@@ -61,12 +61,11 @@ class OpenSlideSource(Source):
         try:
             picture = self._slide.read_region(at, level, (width, height))
         except openslide.OpenSlideError:
-            # After one error a handle refuses everything, also in other threads: try again on a fresh one.
+            # After one error a handle refuses everything, in other threads too: what counts is a fresh one's answer.
             fresh = self._open()
             try:
                 picture = fresh.read_region(at, level, (width, height))
             except openslide.OpenSlideError as error:
-                self._slide = self._open()
                 raise self._undecodable(level, x, y, error) from error
             self._slide = fresh
         return on_white(picture)

@@ -23,6 +23,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # our errors sa
 _RGB, _YCBCR = tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR
 _JPEG, _APERIO_YCBCR = tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.APERIO_JP2000_YCBC
 _CACHE_BYTES = 64 << 20  # of decoded tiles: neighbouring reads share them
+_LARGEST_TILE_PX = 1 << 27  # a tile or strip is decoded as one piece
 _UM_OF_TAG = {2: 25400.0, 3: 10000.0}  # ResolutionUnit inch, centimetre
 
 
@@ -77,6 +78,9 @@ class TiffSource(Source):
                 )
             if (colours != _RGB and (colours, coding) != (_YCBCR, _JPEG)) or coding == _APERIO_YCBCR:
                 raise ForeignTiffError(f"{self.path} holds {colours!s} colours; wanted 8-bit RGB")
+            height, width = _tile_shape(page)
+            if not 0 < height * width <= _LARGEST_TILE_PX:
+                raise SlideError(f"{self.path} stores {width} × {height} px in one piece; save it as a tiled TIFF")
             if max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))) > size:
                 raise SlideError(f"{self.path} is cut short at {size} bytes; copy it again")
         return pages
