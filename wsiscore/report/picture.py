@@ -81,5 +81,5 @@ def take(slide: Slide, bounds_um: tuple[float, float, float, float], *, max_px: 
 def jpeg(pixels: npt.NDArray[np.uint8], *, quality: int) -> bytes:
     """Encode (height, width, 3) RGB as JPEG with colour at full resolution."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=0, optimize=True)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=0)
     return stream.getvalue()

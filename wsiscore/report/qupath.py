@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ __all__ = ["write_cells"]
 
 _POSITIVE = '{"name":"Positive","color":[250,62,62]}'  # QuPath's own names and colours
 _NEGATIVE = '{"name":"Negative","color":[112,112,225]}'
-_ROWS = 65_536  # cells turned into Python numbers at a time: memory does not grow with the slide
+_ROWS = 16_384  # cells turned into text at a time: memory does not grow with the slide
 
 
 def write_cells(path: Path, cells: Cells, *, mpp: float) -> None:
@@ -43,35 +42,33 @@ def write_cells(path: Path, cells: Cells, *, mpp: float) -> None:
     """
     with replacing(path) as part, part.open("w", encoding="ascii", newline="\n") as file:
         file.write('{"type":"FeatureCollection","features":[')
-        for number, feature in enumerate(_features(cells, mpp)):
-            file.write(",\n" if number else "\n")
-            file.write(feature)
+        before = "\n"
+        for features in _features(cells, mpp):
+            file.write(before + ",\n".join(features))
+            before = ",\n"
         file.write("\n]}\n")
 
 
-def _features(cells: Cells, mpp: float) -> Iterator[str]:
-    stem, is_positive = _id_stem(cells), cells.positive
+def _features(cells: Cells, mpp: float) -> Iterator[list[str]]:
+    """Yield the features of some cells at a time, as JSON."""
+    stem = _id_stem(cells)
     for start in range(0, len(cells), _ROWS):
-        rows = slice(start, start + _ROWS)
-        columns = zip(
-            (np.asarray(cells.x_um[rows], np.float64) / mpp).tolist(),
-            (np.asarray(cells.y_um[rows], np.float64) / mpp).tolist(),
-            is_positive[rows].tolist(),
-            cells.confidence[rows].tolist(),
-            cells.positivity[rows].tolist(),
-            cells.dab_od[rows].tolist(),
-            strict=True,
-        )
-        for number, (x, y, positive, confidence, positivity, dab_od) in enumerate(columns, start):
-            measured = {"Confidence": confidence, "Positivity": positivity, "DAB OD mean": dab_od}
-            known = {name: round(value, 3) for name, value in measured.items() if math.isfinite(value)}
-            yield (
-                f'{{"type":"Feature","id":"{stem}{number:012x}",'
-                f'"geometry":{{"type":"Point","coordinates":[{round(x, 3)},{round(y, 3)}]}},'
-                f'"properties":{{"objectType":"detection",'
-                f'"classification":{_POSITIVE if positive else _NEGATIVE},'
-                f'"measurements":{json.dumps(known, separators=(",", ":"))}}}}}'
+        some = cells.select(np.arange(start, min(start + _ROWS, len(cells))))
+        numbers = (some.x_um / mpp, some.y_um / mpp, some.confidence, some.positivity, some.dab_od)
+        columns = (np.round(np.asarray(column, np.float64), 3).tolist() for column in numbers)
+        yield [
+            f'{{"type":"Feature","id":"{stem}{number:012x}","geometry":{{"type":"Point","coordinates":[{x},{y}]}},'
+            f'"properties":{{"objectType":"detection","classification":{_POSITIVE if positive else _NEGATIVE},'
+            f'"measurements":{{"Confidence":{confidence},"Positivity":{positivity}'
+            f"{_dab_od(dab_od)}}}}}}}"
+            for number, (positive, x, y, confidence, positivity, dab_od) in enumerate(
+                zip(some.positive.tolist(), *columns, strict=True), start
             )
+        ]
+
+
+def _dab_od(value: float) -> str:
+    return f',"DAB OD mean":{value}' if math.isfinite(value) else ""
 
 
 def _id_stem(cells: Cells) -> str:
