@@ -190,7 +190,7 @@ def render_slide(
     height_px: int,
     mpp: float = 0.25,
     seed: int = 0,
-    difficulty: float = 0.2,
+    difficulty: float = 0.15,
 ) -> Path:
     """Write ``name.svs``, its ROIs ``name.geojson`` as QuPath does, and ``name.truth.csv``.
 
@@ -222,8 +222,10 @@ def render_slide(
         If a file cannot be written.
     """
     rng = np.random.default_rng(seed)
+    level = float(rng.uniform(236, 245))
     look = replace(
         Look.random(rng, difficulty),
+        glass=(level, level - 1, level - 2),  # a scanner balances its white
         density_mm2=float(rng.uniform(5500, 7000)),
         diameter_um=float(rng.uniform(7.5, 9)),
         stroma_mm2=700.0,

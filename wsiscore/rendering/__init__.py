@@ -106,6 +106,6 @@ def render_field(
     x, y, positive, kind = nuclei.x[:n], nuclei.y[:n], nuclei.positive[:n], nuclei.kind[:n]
     cells = y.astype(np.intp), x.astype(np.intp), positive
     residual = add_ground(rng, mpp, look, layout, flow, cells, hematoxylin, dab, bare)
-    add_dirt(rng, mpp, look, hematoxylin, dab, residual)
+    add_dirt(rng, mpp, look, layout, hematoxylin, dab, residual)
     rgb = photograph(rng, mpp, look, hematoxylin, dab, residual)
     return Field(rgb, labels, x * mpp, y * mpp, positive, kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -36,13 +37,14 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: flo
 def _bells(rng: np.random.Generator, side: int, scale_px: float) -> Plane:
     """Return (side, n) weights that blend n random numbers `scale_px` apart, of unit variance."""
     at = np.arange(side, dtype=np.float32)[:, None] / np.float32(scale_px) + np.float32(2 + rng.random())
-    weights = np.exp(-np.square(at - np.arange(int(side / scale_px) + 6, dtype=np.float32)) * np.float32(1.4))
-    return np.asarray(weights / np.sqrt(np.square(weights).sum(1, keepdims=True)), np.float32)
+    weights: Plane = np.exp(-np.square(at - np.arange(side // scale_px + 6, dtype=np.float32)) * np.float32(1.4))
+    np.divide(weights, np.linalg.norm(weights, axis=1, keepdims=True), out=weights)
+    return weights
 
 
 def _step(values: npt.NDArray[np.floating], width: float) -> Plane:
     """Return a soft step from 0 to 1 where `values` crosses 0."""
-    return np.clip(values / np.float32(2 * width) + np.float32(0.5), 0, 1).astype(np.float32, copy=False)
+    return np.asarray(np.clip(values / np.float32(2 * width) + np.float32(0.5), 0, 1), np.float32)
 
 
 def _fat(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Plane:
@@ -215,25 +217,33 @@ def add_dirt(
     rng: np.random.Generator,
     mpp: float,
     look: Look,
+    layout: Layout,
     hematoxylin: Plane,
     dab: Plane,
     residual: Plane,
 ) -> None:
     """Add what is no nucleus and must not be taken for one: brown specks, black grains, shadows, folds.
 
-    The planes are changed in place.
+    The planes are changed in place. Little of it lies on empty glass.
     """
     area_mm2 = hematoxylin.size * mpp * mpp / 1e6
-    for _ in range(rng.poisson(look.ghosts_mm2 * area_mm2)):
+
+    def somewhere(per_mm2: float) -> Iterator[npt.NDArray[np.float64]]:
+        for _ in range(rng.poisson(per_mm2 * area_mm2)):
+            centre = rng.uniform(0, 1, 2) * hematoxylin.shape
+            if layout.clear[int(centre[0]), int(centre[1])] < 0.5 or rng.random() < 0.03:
+                yield centre
+
+    for centre in somewhere(look.ghosts_mm2):
         plane = dab if rng.random() < 0.25 else hematoxylin
-        _blot(rng, plane, rng.uniform(2.5, 6) / mpp, rng.uniform(0.03, 0.16), soft=rng.uniform(0.5, 1.0))
-    for _ in range(rng.poisson(look.debris_mm2 * area_mm2)):
-        _blot(rng, dab, rng.gamma(2.0, 0.45) / mpp + 0.4, rng.uniform(0.15, 1.5), soft=rng.uniform(0.1, 0.6))
-    for _ in range(rng.poisson(look.pigment_mm2 * area_mm2)):
-        centre = rng.uniform(0, 1, 2) * hematoxylin.shape
+        _blot(rng, plane, centre, rng.uniform(2.5, 6) / mpp, rng.uniform(0.03, 0.16), soft=rng.uniform(0.5, 1.0))
+    for centre in somewhere(look.debris_mm2):
+        size = rng.gamma(2.0, 0.45) / mpp + 0.4
+        _blot(rng, dab, centre, size, rng.uniform(0.15, 1.5), soft=rng.uniform(0.1, 0.6))
+    for centre in somewhere(look.pigment_mm2):
         for _ in range(rng.integers(3, 30)):
-            size = rng.uniform(0.3, 0.9) / mpp + 0.4
-            _blot(rng, residual, size, rng.uniform(0.3, 1.2), 0.3, centre + rng.normal(0, 4 / mpp, 2))
+            grain = centre + rng.normal(0, 4 / mpp, 2)
+            _blot(rng, residual, grain, rng.uniform(0.3, 0.9) / mpp + 0.4, rng.uniform(0.3, 1.2), soft=0.3)
     if rng.random() < look.accidents / 3:
         fold = _step(rng.uniform(0.03, 0.1) - np.abs(smooth_noise(rng, dab.shape, 120 / mpp)), 0.03)
         fold = 1 + np.float32(rng.uniform(0.5, 1.5)) * fold
@@ -245,13 +255,13 @@ def add_dirt(
 def _blot(
     rng: np.random.Generator,
     plane: Plane,
+    centre: npt.NDArray[np.float64],
     radius_px: float,
     amount: float,
     soft: float,
-    centre: npt.NDArray[np.float64] | None = None,
 ) -> None:
     """Add one irregular spot to a plane, in place; `soft` 0 is sharp, 1 a cloud."""
-    y, x = rng.uniform(0, 1, 2) * plane.shape if centre is None else centre
+    y, x = centre
     half = int(radius_px * 2 + 2)
     top, left = max(int(y) - half, 0), max(int(x) - half, 0)
     bottom, right = min(int(y) + half + 1, plane.shape[0]), min(int(x) + half + 1, plane.shape[1])

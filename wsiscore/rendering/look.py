@@ -53,8 +53,9 @@ class Look:
         Other nuclei per mm² of stroma.
     nuclear_od, hollow, rim, grain
         Hematoxylin of tumour nuclei; paleness of their middle, darkness of their edge, clumping: 0..1.
-    dab_od, weak, patchy
-        Median DAB of strong nuclei; share of weak ones; how uneven the stain is: 0..1.
+    dab_od, weak, faint_od, patchy
+        Median DAB of strong nuclei; share of weak ones; what negative ones take up (at most 0.14, the
+        weakest positive takes 0.22); how uneven the stain is, 0..1.
     debris_mm2, pigment_mm2, ghosts_mm2
         Brown specks, clusters of black grains, and blurred shadows that are no nuclei.
     blur_um, sharpen, noise, fringe_px, jpeg
@@ -87,6 +88,7 @@ class Look:
     grain: float
     dab_od: float
     weak: float
+    faint_od: float
     patchy: float
     debris_mm2: float
     pigment_mm2: float
@@ -146,6 +148,7 @@ class Look:
             grain=near(0.05, 0.25) + rarely(0.25, 0.05, 0.25),
             dab_od=near(0.8, 1.3) + rarely(0.35, 0.2, 1.4) - rarely(0.2, 0.1, 0.4),
             weak=near(0.05, 0.2, 0.25),
+            faint_od=near(0.005, 0.02) + rarely(0.35, 0.01, 0.08),
             patchy=near(0.1, 0.35) + rarely(0.3, 0.1, 0.5),
             debris_mm2=near(0, 15) + rarely(0.3, 30, 400),
             pigment_mm2=rarely(0.1, 10, 80),

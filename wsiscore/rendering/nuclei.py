@@ -257,7 +257,7 @@ class _Traits:
         dab = np.maximum(spread(look.dab_od, 0.35), 0.35)
         weak = rng.random(n) < look.weak
         dab[weak] = rng.uniform(0.22, 0.5, weak.sum())
-        faint = np.abs(rng.normal(0, 0.015 + 0.04 * look.background_od, n))
+        faint = np.minimum(np.abs(rng.normal(0, look.faint_od, n)), 0.14)
         dab = np.where(positive, dab, faint)
         hema *= np.where(positive, rng.uniform(0.1, 0.7, n), 1)
         hollow = np.where(tumour, np.clip(look.hollow + rng.normal(0, 0.15, n), 0, 0.92), 0.05)
