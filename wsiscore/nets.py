@@ -6,8 +6,9 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wsiscore.errors import ModelError
+from wsiscore.generators import GeneratorSpec
 
 __all__ = [
     "NetworkGenerator",
@@ -26,14 +28,6 @@ __all__ = [
 ]
 
 _BROKEN = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
-
-
-class _Tiled(Protocol):
-    @property
-    def multiple_px(self) -> int: ...
-
-
-Spec = TypeVar("Spec", bound=_Tiled)  # GeneratorSpec, which lives a floor above
 
 
 class ResidualBlock(nn.Module):
@@ -61,8 +55,11 @@ class ResidualBlock(nn.Module):
         return corrected
 
 
-class NetworkGenerator(Generic[Spec]):
+class NetworkGenerator:
     """A torch network as a `Generator`.
+
+    A GPU takes the whole batch at once. On the CPU each core takes a tile of its own: threads that share one
+    convolution wait for one another at every layer, which costs dearly once other threads read and decode.
 
     Parameters
     ----------
@@ -79,11 +76,13 @@ class NetworkGenerator(Generic[Spec]):
         If this computer has no such device.
     """
 
-    def __init__(self, network: nn.Module, spec: Spec, device: str = "auto") -> None:
+    def __init__(self, network: nn.Module, spec: GeneratorSpec, device: str = "auto") -> None:
         self.spec = spec
         self.device = torch.device(pick_device(device))
-        # Measured on two cores, convolutions of 16 to 64 channels: channels last is up to 1.4 times faster.
         self._network = network.eval().to(self.device)
+        self._workers: ThreadPoolExecutor | None = None
+        if self.device.type == "cpu":
+            self._workers = ThreadPoolExecutor(torch.get_num_threads(), "tile", lambda: torch.set_num_threads(1))
         for weight in self._network.parameters():
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
@@ -107,11 +106,15 @@ class NetworkGenerator(Generic[Spec]):
         """
         tiles = np.require(tiles, requirements=["C", "W"])  # as torch wants them
         _check_tiles(tiles, self.spec.multiple_px)
+        if self._workers is None or not len(tiles):
+            return self._run(tiles)
+        return np.concatenate(list(self._workers.map(self._run, np.split(tiles, len(tiles)))))
+
+    def _run(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
             batch = torch.from_numpy(tiles).to(self.device, memory_format=torch.channels_last)
             maps = self._network(batch.float() / 127.5 - 1)
-            unit = (maps.float() + 1) / 2
-            result: npt.NDArray[np.float32] = unit.contiguous().cpu().numpy()
+            result: npt.NDArray[np.float32] = ((maps.float() + 1) / 2).contiguous().cpu().numpy()
         return result
 
     def weights(self) -> dict[str, npt.NDArray[Any]]:

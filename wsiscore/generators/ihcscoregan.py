@@ -162,9 +162,7 @@ class DualUNet(nn.Module):
         return UNet(self.encoder, self.cells)
 
 
-def build(
-    config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None, device: str
-) -> NetworkGenerator[GeneratorSpec]:
+def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None, device: str) -> NetworkGenerator:
     """Return the encoder and K branch as a generator; without weights seeded afresh.
 
     Raises
