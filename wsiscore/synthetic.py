@@ -281,14 +281,14 @@ def _blob(
     return Polygon(centre + half * (radius * np.array([np.cos(turn), np.sin(turn)])).T).buffer(0)
 
 
-def _mask(outline: Polygon, mpp: float, shape: tuple[int, int], top: int = 0) -> Plane:
-    """Return (H, W): 1 inside an outline, from row `top` of the slide."""
+def _mask(outline: Polygon, mpp: float, shape: tuple[int, int], top: int = 0) -> Picture:
+    """Return (H, W): 255 inside an outline, 0 outside, from row `top` of the slide."""
     mask = np.zeros(shape, np.uint8)
     for part in shapely.get_parts(outline):
         for ring, value in ((part.exterior, 255), *((hole, 0) for hole in part.interiors)):
             points = (shapely.get_coordinates(ring) / mpp - [0, top]) * 16
-            cv2.fillPoly(mask, [points.round().astype(np.int32)], value, cv2.LINE_AA, shift=4)
-    return mask.astype(np.float32) / np.float32(255)
+            cv2.fillPoly(mask, [points.round().astype(np.int32)], value, shift=4)
+    return mask
 
 
 def _nests(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Plane:
@@ -302,9 +302,10 @@ def _whole(
 ) -> tuple[Strip, Truth]:
     """Paint a slide in one piece."""
     shape = height_px, width_px
-    tumour = _mask(section.tumour, mpp, shape) * _nests(rng, shape, mpp)
+    tumour = np.where(_mask(section.tumour, mpp, shape), _nests(rng, shape, mpp), np.float32(0))
     rough = smooth_noise(rng, shape, 60 / mpp) + 0.5 * smooth_noise(rng, shape, 12 / mpp)
-    tissue = cv2.GaussianBlur(_mask(section.tissue, mpp, shape), (0, 0), 12 / mpp) + np.float32(0.13) * rough
+    tissue = _mask(section.tissue, mpp, shape).astype(np.float32) / np.float32(255)
+    tissue = cv2.GaussianBlur(tissue, (0, 0), 12 / mpp) + np.float32(0.13) * rough
     torn = smooth_noise(rng, shape, 40 / mpp) + np.float32(0.3) * rough - np.float32(2.3)
     clear = np.maximum(np.clip(0.5 - (tissue - 0.5) * 9, 0, 1), np.clip(torn * 6, 0, 1))
     field = render_field(rng, *shape, mpp, look=look, index=index, layout=Layout(tumour, clear))
@@ -320,13 +321,13 @@ def _mirrored(
     field = render_field(rng, side, side, mpp, look=look, index=index, layout=layout, rim_um=_RIM_UM)
     pair = np.concatenate([field.rgb, field.rgb[:, ::-1]], axis=1)
     wide = np.tile(pair, (1, -(-width_px // (2 * side)), 1))[:, :width_px]
-    glass = np.array(look.glass, np.float32)
+    empty = np.full((_TILE_PX, width_px, 3), np.array(look.glass).round().astype(np.uint8))
 
     def strip(top: int, bottom: int) -> Picture:
         rows = np.arange(top, bottom) % (2 * side)
-        tissue = _mask(section.tissue, mpp, (bottom - top, width_px), top)[..., None]
         picture = wide[np.where(rows < side, rows, 2 * side - 1 - rows)]
-        return (glass + tissue * (picture - glass) + np.float32(0.5)).astype(np.uint8)
+        tissue = _mask(section.tissue, mpp, (bottom - top, width_px), top)
+        return np.asarray(cv2.copyTo(picture, tissue, empty[: bottom - top].copy()), np.uint8)
 
     length = side * mpp
     x, y, positive, kind = [], [], [], []
