@@ -208,12 +208,13 @@ def _lay_out(path: Path, tiles: TileList, channels: Sequence[str], dtype: str, m
             shape=(len(channels), height, width),
             chunks=(len(channels), grid.core_px, grid.core_px),
             dtype=dtype,
+            fill_value=255 if dtype == "uint8" else 0,  # a picture is white where nothing was read
             compressors=ZstdCodec(level=1),
             dimension_names=("c", "y", "x"),
             chunk_key_encoding={"name": "default", "separator": "/"},
         )
     group.create_array("done", shape=(grid.rows, grid.cols), chunks=(1, grid.cols), dtype="uint8")
-    group.attrs.update({"ome": dict(_ome(tiles, channels, dtype, names)), "wsiscore": dict(meta)})
+    group.attrs.update({"ome": dict(_ome(tiles, channels, dtype, names)), "wsiscore": dict(meta), "complete": False})
 
 
 def _ome(tiles: TileList, channels: Sequence[str], dtype: str, names: Sequence[str]) -> Iterator[tuple[str, Any]]:

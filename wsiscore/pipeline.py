@@ -155,8 +155,7 @@ def score_slide(path: Path, settings: Settings, *, progress: bool = False) -> Sl
     with _job(path, settings) as job:
         mosaic = job.mosaic or _infer(job, settings, progress)
         rules = _rules(mosaic, settings)
-        with job.record.stage("rois"):
-            rois = _rescored_rois(job, mosaic, settings)
+        rois = _rescored_rois(job, mosaic, settings)
         with job.record.stage("cells"):
             cells = find_cells(mosaic, rois, rules=rules)
         model = str(mosaic.about["model"].get("name", "unnamed"))
