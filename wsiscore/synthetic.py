@@ -34,6 +34,7 @@ Strip = Callable[[int, int], Picture]
 
 _TILE_PX = 256
 _BLOCK_PX = 3584  # a larger slide repeats a block of at most this side
+_DIFFICULTY = 0.15  # of the look of a slide
 _RIM_UM = 12.0  # no nucleus this near a block's edge: mirrored ones would overlap
 
 
@@ -190,7 +191,6 @@ def render_slide(
     height_px: int,
     mpp: float = 0.25,
     seed: int = 0,
-    difficulty: float = 0.15,
 ) -> Path:
     """Write ``name.svs``, its ROIs ``name.geojson`` as QuPath does, and ``name.truth.csv``.
 
@@ -208,8 +208,6 @@ def render_slide(
         Micrometres per pixel.
     seed
         The same one gives the same slide.
-    difficulty
-        Of the look, see `Look.random`.
 
     Returns
     -------
@@ -222,18 +220,7 @@ def render_slide(
         If a file cannot be written.
     """
     rng = np.random.default_rng(seed)
-    level = float(rng.uniform(236, 245))
-    look = replace(
-        Look.random(rng, difficulty),
-        glass=(level, level - 1, level - 2),  # a scanner balances its white
-        density_mm2=float(rng.uniform(5500, 7000)),
-        diameter_um=float(rng.uniform(7.5, 9)),
-        stroma_mm2=700.0,
-        lymphocytes_mm2=150.0,
-        noise=0.5,
-        accidents=0.0,
-        jpeg=0,
-    )
+    look = _scanned(rng)
     section = _Section.random(rng, width_px * mpp, height_px * mpp)
     paint = _whole if max(width_px, height_px) <= _BLOCK_PX else _mirrored
     strip, truth = paint(rng, section, width_px, height_px, mpp, look, index)
@@ -246,6 +233,22 @@ def render_slide(
     path = folder / f"{name}.svs"
     write_svs(path, strip, width_px, height_px, mpp)
     return path
+
+
+def _scanned(rng: np.random.Generator) -> Look:
+    """Draw the look of a crowded tumour, cleanly stained and scanned."""
+    level = float(rng.uniform(236, 245))
+    return replace(
+        Look.random(rng, _DIFFICULTY),
+        glass=(level, level - 1, level - 2),  # a scanner balances its white
+        density_mm2=float(rng.uniform(5500, 7000)),
+        diameter_um=float(rng.uniform(7.5, 9)),
+        stroma_mm2=700.0,
+        lymphocytes_mm2=150.0,
+        noise=0.5,
+        accidents=0.0,
+        jpeg=0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
