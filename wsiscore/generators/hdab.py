@@ -102,7 +102,7 @@ class Config:
     around_um: float = 2.5
     nuclear_share: float = 0.7
     hematoxylin_od: tuple[float, float, float] = (0.05, 0.12, 0.35)
-    dab_od: tuple[float, float, float] = (0.12, 0.2, 0.3)
+    dab_od: tuple[float, float, float] = (0.15, 0.2, 0.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,8 @@ class Hdab:
 
     def __call__(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Turn (B, 3, H, W) RGB in 0..255 into (B, 3, H, W) maps in [0, 1]: center, positive, negative."""
+        tiles = np.asarray(tiles)
+        self.spec.check(tiles)
         maps = np.empty(tiles.shape, np.float32)
         for tile, out in zip(tiles, maps, strict=True):
             hematoxylin, dab = self.stain.separate(np.ascontiguousarray(np.moveaxis(tile, 0, -1)))
