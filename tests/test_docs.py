@@ -1,0 +1,86 @@
+"""Every command and program that the README, the docs and the help show does run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import torch
+
+from wsiscore.cli import main
+from wsiscore.generators import ihcscoregan
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"^ {4,}((?:wsiscore|ls) .+)$", re.MULTILINE)
+
+
+def shown_in_pages() -> list[str]:
+    return [command for page in PAGES for command in COMMAND.findall(page.read_text(encoding="utf-8"))]
+
+
+def shown_in_help() -> list[str]:
+    """Walk the commands, in the order the overview lists them."""
+    found, waiting = [], [main]
+    while waiting:
+        command = waiting.pop(0)
+        found += re.findall(r"Example: (.+)", command.epilog or "")
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            waiting += [sub for name in command.list_commands(context) if (sub := command.get_command(context, name))]
+    return found
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with all that the commands speak of; they run in it one after the other."""
+    folder = tmp_path_factory.mktemp("desk")
+    (folder / "slides").mkdir()
+    for suffix in ("svs", "geojson"):
+        shutil.copy(ROOT / "sample_slides" / f"low.{suffix}", folder / "slides")
+    small = ihcscoregan.build(ihcscoregan.Config(width=4), ihcscoregan.SPEC, None, "cpu").weights()
+    state = {theirs: torch.from_numpy(small[ours]) for theirs, ours in ihcscoregan._published_names(4).items()}
+    torch.save({"genA2B": state}, folder / "IHCScoreGAN_40000.pt")
+    return folder
+
+
+def run(words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", words], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("command", [*shown_in_pages(), *shown_in_help()])
+def test_a_command_that_is_shown_runs(command: str, desk: Path) -> None:
+    if command.endswith("column -t -s $'\\t'") and not shutil.which("column"):
+        pytest.skip("column is not installed")
+    done = run(command, desk)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_program_prints_an_index(tmp_path: Path) -> None:
+    (program,) = re.findall(r"```python\n(.+?)```", PAGES[0].read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "sample_slides").symlink_to(ROOT / "sample_slides")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 0 < float(done.stdout) < 20
+
+
+def test_every_column_of_the_table_is_explained() -> None:
+    from wsiscore.report import HEADER
+
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in HEADER)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
