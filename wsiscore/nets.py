@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,16 @@ from wsiscore.generators import GeneratorSpec
 
 __all__ = [
     "NetworkGenerator",
+    "PatchJudge",
     "ResidualBlock",
     "fill",
     "fresh",
+    "judged",
     "pick_device",
     "read_checkpoint",
 ]
 
+Network = TypeVar("Network", bound=nn.Module)
 _BROKEN = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
 
@@ -53,6 +56,39 @@ class ResidualBlock(nn.Module):
         """Return the features with the block's correction added, same shape."""
         corrected: Tensor = features + self.block(features)
         return corrected
+
+
+class PatchJudge(nn.Module):
+    """PatchGAN's discriminator of three halvings (Isola et al. 2017): one logit for each patch of a picture.
+
+    Parameters
+    ----------
+    width
+        Channels of the first layer; 64 as published.
+    channels
+        Of the pictures, (B, channels, H, W) with H and W at least 32.
+    """
+
+    def __init__(self, width: int, channels: int = 3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for inner, outer, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
+            layers += [
+                nn.Conv2d(inner * width, outer * width, 4, stride=stride, padding=1),
+                nn.InstanceNorm2d(outer * width),
+                nn.LeakyReLU(0.2),
+            ]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, padding=1))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return (B, 1, h, w): how real each patch looks."""
+        logits: Tensor = self.layers(pictures)
+        return logits
+
+
+def judged(logits: Tensor, *, real: bool) -> Tensor:
+    """Return the least-squares adversarial loss (Mao et al. 2017): the mean squared distance from 1 or 0."""
+    return torch.nn.functional.mse_loss(logits.float(), torch.full_like(logits, float(real), dtype=torch.float32))
 
 
 class NetworkGenerator:
@@ -105,7 +141,7 @@ class NetworkGenerator:
             If the tiles have another type, shape or size.
         """
         tiles = np.require(tiles, requirements=["C", "W"])  # as torch wants them
-        _check_tiles(tiles, self.spec.multiple_px)
+        self.spec.check(tiles)
         if self._workers is None or not len(tiles):
             return self._run(tiles)
         return np.concatenate(list(self._workers.map(self._run, np.split(tiles, len(tiles)))))
@@ -120,17 +156,6 @@ class NetworkGenerator:
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """Return a copy of the network's weights, by name, as a model folder stores them."""
         return {name: value.detach().cpu().numpy().copy() for name, value in self._network.state_dict().items()}
-
-
-def _check_tiles(tiles: npt.NDArray[Any], multiple_px: int) -> None:
-    if tiles.dtype != np.uint8:
-        raise ValueError(f"tiles are uint8 RGB in 0..255, got {tiles.dtype}")
-    if tiles.ndim != 4 or tiles.shape[1] != 3:
-        raise ValueError(f"tiles have the shape (B, 3, H, W), got {tiles.shape}")
-    if any(side == 0 or side % multiple_px for side in tiles.shape[2:]):
-        raise ValueError(
-            f"a tile's sides must be multiples of {multiple_px} px, got {tiles.shape[2]} × {tiles.shape[3]}"
-        )
 
 
 def pick_device(name: str = "auto") -> str:
@@ -158,7 +183,7 @@ def pick_device(name: str = "auto") -> str:
     return name
 
 
-def fresh(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+def fresh(make: Callable[[], Network], seed: int = 0) -> Network:
     """Return a newly initialised network: the same for the same seed, leaving torch's own state untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -20,7 +20,17 @@ import numpy.typing as npt
 
 from wsiscore.errors import ModelError
 
-__all__ = ["CellRules", "Family", "Generator", "GeneratorSpec", "SlideAdaptive", "family", "names"]
+__all__ = [
+    "CellRules",
+    "Family",
+    "Generator",
+    "GeneratorSpec",
+    "Recipe",
+    "SlideAdaptive",
+    "TargetRules",
+    "family",
+    "names",
+]
 
 GROUP = "wsiscore.generators"
 Output = Literal["centers", "image"]
@@ -99,6 +109,17 @@ class GeneratorSpec:
         """What the channels are: cell centres with their classes, or an RGB picture."""
         return _OUTPUTS[frozenset(self.channels)]
 
+    def check(self, tiles: npt.NDArray[Any]) -> None:
+        """Raise a ValueError unless `tiles` is what a generator takes: (B, 3, H, W) uint8, sides as declared."""
+        if tiles.dtype != np.uint8:
+            raise ValueError(f"tiles are uint8 RGB in 0..255, got {tiles.dtype}")
+        if tiles.ndim != 4 or tiles.shape[1] != 3:
+            raise ValueError(f"tiles have the shape (B, 3, H, W), got {tiles.shape}")
+        if any(side == 0 or side % self.multiple_px for side in tiles.shape[2:]):
+            raise ValueError(
+                f"a tile's sides must be multiples of {self.multiple_px} px, got {tiles.shape[2]} × {tiles.shape[3]}"
+            )
+
 
 class Generator(Protocol):
     """Tiles in, maps out; what a tile gives does not depend on what else is in its batch."""
@@ -123,6 +144,53 @@ class SlideAdaptive(Generator, Protocol):
         """Return a generator set for the slide of which `sample`, (N, 3, H, W) in 0..255, was read."""
 
 
+@dataclass(frozen=True, slots=True)
+class TargetRules:
+    """How outlined nuclei become the maps a family learns.
+
+    Parameters
+    ----------
+    center
+        ``peak``: each nucleus has one clear maximum; ``distance``: IHCScoreGAN's published map, flat on small nuclei.
+    color_variation
+        Whether every nucleus of a coloured mask has a brightness of its own.
+    others
+        Height of the centre map, in [0, 1], on rendered nuclei that are not the tumour's: 0 teaches to pass them
+        over, 1 to count them.
+    """
+
+    center: Literal["peak", "distance"] = "peak"
+    color_variation: bool = True
+    others: float = 1.0
+
+
+class Recipe(Protocol):
+    """How a family is trained: its networks, optimisers and losses, of which the training loop knows nothing.
+
+    A batch is name -> uint8 tensor (B, 3, H, W): ``rgb``, ``colour``, ``maps`` are rendered tiles with their coloured
+    masks and target maps; ``mask_colour``, ``mask_maps`` those of unrelated nuclei; ``tiles`` real ones without a
+    label, where there are any.
+    """
+
+    targets: TargetRules
+    optimisers: list[Any]
+
+    def step(self, batch: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+        """Take gradient step `number`, from 0, and return its losses by name."""
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a later step depends on: tensors, numbers, and dicts and lists of them."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+
+    def weights(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the weights that `build` takes."""
+
+    def show(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return pictures of what is learnt from a batch, name -> uint8 (B, 3, H, W)."""
+
+
 class Family(Protocol):
     """What a module in this folder, or behind the entry point, offers."""
 
@@ -131,15 +199,22 @@ class Family(Protocol):
     Config: type[Any]
     """Frozen dataclass: the architecture and, for training, its options; every field has a default."""
 
-    def build(
-        self, config: Any, spec: GeneratorSpec, weights: Mapping[str, Any] | None, device: str
-    ) -> Generator:
+    def build(self, config: Any, spec: GeneratorSpec, weights: Mapping[str, Any] | None, device: str) -> Generator:
         """Return a generator on `device` with `weights` (name -> array), or freshly initialised without."""
 
     def read_published(self, path: Path) -> tuple[Any, Mapping[str, Any]]:
         """Read the published program's file or folder into (config, weights); ModelError if it is not one.
 
         Families without published weights leave this out.
+        """
+
+    def recipe(
+        self, config: Any, *, steps: int, seed: int, device: str, tiles: bool, start: Mapping[str, Any] | None
+    ) -> Recipe:
+        """Return what trains it: for `steps` steps, with real `tiles` or on rendered ones alone.
+
+        The networks begin from `seed`, and from the weights in `start`. Families that cannot be trained leave this
+        out.
         """
 
 

@@ -8,18 +8,19 @@ the encoder and the K branch, which saves two fifths of the arithmetic and chang
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy, l1_loss
 
 from wsiscore.errors import ModelError
-from wsiscore.generators import CellRules, GeneratorSpec
-from wsiscore.nets import NetworkGenerator, ResidualBlock, fill, fresh, read_checkpoint
+from wsiscore.generators import CellRules, GeneratorSpec, TargetRules
+from wsiscore.nets import NetworkGenerator, PatchJudge, ResidualBlock, fill, fresh, judged, pick_device, read_checkpoint
 
-__all__ = ["SPEC", "Config", "Decoder", "DualUNet", "Encoder", "UNet", "build", "read_published"]
+__all__ = ["SPEC", "Config", "Decoder", "DualUNet", "Encoder", "Recipe", "UNet", "build", "read_published", "recipe"]
 
 SPEC = GeneratorSpec(
     family="ihcscoregan",
@@ -33,25 +34,43 @@ SPEC = GeneratorSpec(
 )
 
 
+def _option(default: Any, help: str) -> Any:  # noqa: A002 - what the command line calls it
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The generator's size.
+    """The generator's size, and how it is trained; each field's metadata says what it is."""
 
-    Parameters
-    ----------
-    width
-        Channels of the first level; the next three have 2, 4 and 8 times as many. 64 in the paper.
-    blocks
-        Residual blocks that end the encoder, and as many that begin each decoder. 4 in the published
-        network (the paper's text has 8 of a single convolution).
-    """
-
-    width: int = 64
-    blocks: int = 4
+    width: int = _option(64, "channels of the first level; the next three have 2, 4 and 8 times as many")
+    blocks: int = _option(4, "residual blocks that end the encoder, and as many that begin each decoder")
+    detach: Literal["all", "bottleneck", "none"] = _option(
+        "all", "inputs of the K branch its gradient does not pass: the paper's, the published program's, an ablation"
+    )
+    color_variation: bool = _option(True, "give every nucleus of a coloured mask its own brightness")
+    center: Literal["peak", "distance"] = _option(
+        "peak", "centre map: one clear peak a nucleus, or the paper's distance"
+    )
+    others: float = _option(1.0, "height of the centre map on rendered nuclei of stroma and lymphocytes, in [0, 1]")
+    warm_share: float = _option(
+        0.5, "share of the steps that learn from rendered truth; all of them without real tiles"
+    )
+    warm_rate: float = _option(1e-3, "learning rate of the warm start")
+    rate: float = _option(2e-4, "learning rate of the adversarial stage")
+    decay: float = _option(0.5, "share at the end of each stage in which its learning rate falls to 0")
+    cycle: float = _option(10.0, "weight of cycle consistency, the paper's lambda")
+    adversarial: float = _option(1.0, "weight of the discriminators' verdict, the paper's beta")
+    identity: float = _option(5.0, "weight of the identity terms, the paper's gamma: 10, times 0.5 as published")
+    supervised: float = _option(0.0, "weight of the K branch's error on rendered tiles in the adversarial stage")
+    judge_width: int = _option(64, "channels of the first layer of the discriminators")
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.blocks < 0:
+        if self.width < 1 or self.blocks < 0 or self.judge_width < 1:
             raise ValueError(f"width is at least 1 and blocks 0, got {self.width} and {self.blocks}")
+        if self.detach not in ("all", "bottleneck", "none") or self.center not in ("peak", "distance"):
+            raise ValueError(f"detach is all, bottleneck or none and center peak or distance, got {self}")
+        if not all(0 <= share <= 1 for share in (self.warm_share, self.decay, self.others)):
+            raise ValueError(f"warm_share, decay and others lie in [0, 1], got {self}")
 
 
 class Encoder(nn.Module):
@@ -147,13 +166,14 @@ class DualUNet(nn.Module):
         self.colour = Decoder(config)
         self.cells = Decoder(config)
 
-    def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tiles: Tensor, detach: str | None = None) -> tuple[Tensor, Tensor]:
         """Turn (B, 3, H, W) tiles in [-1, 1] into (colour masks, K maps), each (B, 3, H, W) in [-1, 1]."""
         features, skips = self.encoder(tiles)
         colour = self.colour(features, skips)
-        if self.detach != "none":
+        detach = detach or self.detach
+        if detach != "none":
             features = features.detach()
-        if self.detach == "all":
+        if detach == "all":
             skips = [skip.detach() for skip in skips]
         return colour, self.cells(features, skips)
 
@@ -174,6 +194,160 @@ def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None
     if weights is not None:
         fill(network, weights, f"family {SPEC.family!r} with width={config.width}, blocks={config.blocks}")
     return NetworkGenerator(network, spec, device)
+
+
+class Recipe:
+    """The paper's objective (eq. 1 to 7) with least-squares discriminators, after a warm start on rendered truth.
+
+    The warm start teaches the K branch, and with real tiles to come also the colour decoder and the inverse
+    generator F, what is known of rendered tiles. Without real tiles it is all there is, and teaches the K branch
+    alone. Parameters as in `wsiscore.generators.Family.recipe`.
+    """
+
+    def __init__(
+        self, config: Config, *, steps: int, seed: int, device: str, tiles: bool, start: Mapping[str, Any] | None
+    ) -> None:
+        self.config = config
+        self.targets = TargetRules(config.center, config.color_variation, config.others)
+        self._tiles, self._steps = tiles, steps
+        self._warm = round(steps * config.warm_share) if tiles else steps
+        self._device = torch.device(pick_device(device))
+        self.networks = fresh(self._build, seed).to(self._device)
+        if start is not None:
+            fill(self._g.k_branch(), start, f"family {SPEC.family!r} with width={config.width}, blocks={config.blocks}")
+        self._painters = [part for name, part in self.networks.named_children() if not name.startswith("judge")]
+        self._judges = [part for name, part in self.networks.named_children() if name.startswith("judge")]
+        self.optimisers = [
+            torch.optim.Adam((p for part in parts for p in part.parameters()), config.rate, betas=(0.5, 0.999))
+            for parts in (self._painters, self._judges)
+            if parts
+        ]
+
+    def _build(self) -> nn.ModuleDict:
+        self._g = DualUNet(self.config, self.config.detach)
+        parts: dict[str, nn.Module] = {"g": self._g}
+        if self._tiles:
+            parts["f"] = UNet(Encoder(self.config), Decoder(self.config))
+            parts |= {f"judge_{domain}": PatchJudge(self.config.judge_width) for domain in "xyk"}
+        return nn.ModuleDict(parts)
+
+    def step(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+        """Take gradient step `number` and return its losses by name."""
+        at = {name: self._unit(pictures) for name, pictures in batch.items()}
+        first, last, rate = (0, self._warm, self.config.warm_rate)
+        if number >= self._warm:
+            first, last, rate = (self._warm, self._steps, self.config.rate)
+        falling = max((last - first) * self.config.decay, 1)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * min(1.0, (last - number) / falling)
+        if number < self._warm:
+            losses = self._rendered(at)
+            self._descend(self.optimisers[0], sum(losses.values()))
+        else:
+            losses = self._adversarial(at)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _rendered(self, at: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the errors on rendered tiles, of which all is known."""
+        with self._mixed():
+            if not self._tiles:
+                return {"rendered_k": _map_error(self._g.k_branch()(at["rgb"]), at["maps"])}
+            colour, maps = self._g(at["rgb"], "none")
+            return {
+                "rendered_k": _map_error(maps, at["maps"]),
+                "rendered_y": l1_loss(colour, at["colour"]),
+                "rendered_x": l1_loss(self.networks["f"](at["colour"]), at["rgb"]),
+            }
+
+    def _adversarial(self, at: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        config, f = self.config, self.networks["f"]
+        x, y, k = at["tiles"], at["mask_colour"], at["mask_maps"]
+        for judge in self._judges:
+            judge.requires_grad_(False)
+        with self._mixed():
+            (fake_y, fake_k), fake_x = self._g(x), f(y)
+            (back_y, back_k), back_x = self._g(fake_x), f(fake_y)
+            (same_y, same_k), same_x = self._g(y), f(x)
+            fakes = {"x": fake_x, "y": fake_y, "k": fake_k}
+            cycle = l1_loss(back_x, x) + l1_loss(back_y, y) + l1_loss(back_k, k)
+            identity = l1_loss(same_x, x) + l1_loss(same_y, y) + l1_loss(same_k, k)
+            convinced = self._verdict(fakes, real=True)
+            losses = {
+                "cycle": config.cycle * cycle,
+                "adversarial": config.adversarial * convinced,
+                "identity": config.identity * identity,
+            }
+            if config.supervised:
+                losses["supervised"] = config.supervised * _map_error(self._g(at["rgb"], "none")[1], at["maps"])
+        self._descend(self.optimisers[0], sum(losses.values()))
+        for judge in self._judges:
+            judge.requires_grad_(True)
+        with self._mixed():
+            seen = self._verdict({"x": x, "y": y, "k": k}, real=True)
+            caught = self._verdict({name: fake.detach() for name, fake in fakes.items()}, real=False)
+            losses["judges"] = (seen + caught) / 2
+        self._descend(self.optimisers[1], losses["judges"])
+        return losses
+
+    def _verdict(self, pictures: Mapping[str, Tensor], *, real: bool) -> Tensor:
+        return torch.stack([judged(self.networks[f"judge_{d}"](at), real=real) for d, at in pictures.items()]).sum()
+
+    def _unit(self, pictures: Tensor) -> Tensor:
+        at = pictures.to(self._device, memory_format=torch.channels_last, non_blocking=True)
+        return at.float() / 127.5 - 1
+
+    def _mixed(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda")
+
+    @staticmethod
+    def _descend(optimiser: torch.optim.Optimizer, loss: Any) -> None:
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    def state(self) -> dict[str, Any]:
+        """Return the weights and the optimisers' moments."""
+        return {
+            "networks": self.networks.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.networks.load_state_dict(state["networks"])
+        for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(held)
+
+    def weights(self) -> dict[str, Any]:
+        """Return the weights of the encoder and the K branch, which is what a model stores."""
+        branch = self._g.k_branch().state_dict()
+        return {name: value.detach().cpu().contiguous().numpy().copy() for name, value in branch.items()}
+
+    def show(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what G makes of tiles, and F of masks where it is trained."""
+        with torch.inference_mode(), self._mixed():
+            source = "tiles" if self._tiles else "rgb"
+            x = self._unit(batch[source])
+            colour, maps = self._g(x)
+            shown = {source: x, "maps": maps}
+            if self._tiles:
+                y = self._unit(batch["mask_colour"])
+                shown |= {"colour": colour, "mask_colour": y, "inverse": self.networks["f"](y)}
+        return {name: ((at.float() + 1) * 127.5).round().to("cpu", torch.uint8) for name, at in shown.items()}
+
+
+def recipe(
+    config: Config, *, steps: int, seed: int, device: str, tiles: bool, start: Mapping[str, Any] | None
+) -> Recipe:
+    """Return what trains a generator of this size."""
+    return Recipe(config, steps=steps, seed=seed, device=device, tiles=tiles, start=start)
+
+
+def _map_error(maps: Tensor, wanted: Tensor) -> Tensor:
+    """Return the mean cross-entropy of maps in [-1, 1], whose tanh is a logistic function of twice its argument."""
+    share = (maps.float() * 0.5 + 0.5).clamp(1e-5, 1 - 1e-5)
+    return binary_cross_entropy(share, wanted * 0.5 + 0.5)
 
 
 def read_published(path: Path) -> tuple[Config, dict[str, Any]]:

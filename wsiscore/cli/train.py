@@ -1,0 +1,241 @@
+"""``wsiscore train``: a generator learns from rendered truth and from unlabelled slides."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+import click
+
+from wsiscore.cli import options
+from wsiscore.generators import family, names
+
+if TYPE_CHECKING:
+    from wsiscore.generators import GeneratorSpec
+    from wsiscore.training import Sources, Split
+
+__all__ = ["train"]
+
+_TILE_PX = 256  # of tiles cut here from slides
+_COVERAGE = 0.5  # of such a tile's core inside the regions
+
+
+class _Families(click.Group):
+    """One command a family, made when it is called: its help lists the family's own Config."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(names())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _command(cmd_name) if cmd_name in names() else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Families"):
+            formatter.write_dl([(name, f"`wsiscore train {name} --help` lists its options.") for name in names()])
+
+
+@click.group(cls=_Families, epilog="Example: wsiscore train ihcscoregan tiles -o trained --set width=16 --steps 5000")
+def train() -> None:
+    """Train a generator of a family, on rendered truth and on slides without a label."""
+
+
+def _command(name: str) -> click.Command:
+    @click.command(
+        name, help=_help(name), epilog=f"Example: wsiscore train {name} slides/*.svs -o trained --steps 5000"
+    )
+    @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
+    @click.option(
+        "-o",
+        "out",
+        metavar="OUT",
+        required=True,
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder to fill.",
+    )
+    @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="An option of the family; repeat.")
+    @click.option("--steps", type=click.IntRange(1), default=10_000, show_default=True, help="Gradient steps.")
+    @click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Items a step and process.")
+    @click.option("--crop", type=click.IntRange(32), default=256, show_default=True, help="Side of an item, px.")
+    @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same training.")
+    @click.option("--start", metavar="NAME|FOLDER", help="Model of the family to start from.")
+    @click.option(
+        "--masks",
+        metavar="FOLDER",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Outlined nuclei for the target domain: HoVer-Net JSON, label maps, GeoJSON or ImageScope XML; "
+        "by default those of the rendered fields.",
+    )
+    @click.option("--fields", type=click.IntRange(1), default=2000, show_default=True, help="Rendered fields.")
+    @click.option(
+        "--pool",
+        metavar="FOLDER",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Where the rendered fields lie or are to lie, for several trainings to share; by default OUT/pool.",
+    )
+    @options.mpp
+    @click.option("--tiles", type=click.IntRange(1), help="Train on this many unique tiles; by default on all.")
+    @click.option(
+        "--cases",
+        metavar="CSV",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Columns slide, case and perhaps date; by default each slide is a case.",
+    )
+    @click.option(
+        "--split",
+        type=click.Choice(["random", "chronological"]),
+        default="random",
+        show_default=True,
+        help="Order in which cases are kept for testing.",
+    )
+    @click.option(
+        "--test-share",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.0,
+        show_default=True,
+        help="Share of the cases kept for testing.",
+    )
+    @click.option("--folds", type=click.IntRange(2), help="Divide the cases into this many parts instead.")
+    @click.option("--fold", type=click.IntRange(0), default=0, show_default=True, help="Part kept for testing, from 0.")
+    @click.option("--every", type=click.IntRange(1), default=500, show_default=True, help="Steps between checkpoints.")
+    @click.option(
+        "--workers",
+        type=click.IntRange(0),
+        default=1,
+        show_default=True,
+        help="Processes that render and draw; 0 draws in the training's own.",
+    )
+    @options.device
+    def run(inputs: tuple[str, ...], out: Path, settings: tuple[str, ...], **given: Any) -> None:
+        config = _config(name, settings)
+        click.echo(_run(name, config, options.paths_of(inputs), out, **given))
+
+    return run
+
+
+def _run(name: str, config: Any, paths: Any, out: Path, *, start: str | None, device: str, **given: Any) -> Path:
+    """Lay out what is trained on, train, and return the model's folder."""
+    from wsiscore.models import find_model, read_card
+    from wsiscore.training import TrainSettings, train, write_trained
+
+    began = time.monotonic()
+    from_model = find_model(start) if start else None
+    spec = read_card(from_model).spec if from_model else family(name).SPEC
+    sources = _sources(spec, list(paths), out, **given)
+    weights = read_card(from_model).weights if from_model else None
+    steps, batch, crop, seed = (int(given[key]) for key in ("steps", "batch", "crop", "seed"))
+    training = TrainSettings(name, asdict(config), steps, batch, crop, seed, weights.sha256 if weights else None)
+    recipe = train(
+        out,
+        training,
+        sources,
+        start=from_model,
+        device=device,
+        workers=given["workers"],
+        every=given["every"],
+        progress=True,
+    )
+    minutes = (time.monotonic() - began) / 60
+    told = f"Command: {shlex.join(['wsiscore', *sys.argv[1:]])} ({minutes:.0f} minutes on {device})."
+    return write_trained(out / "model", recipe, training, sources, spec, told=told).folder or out
+
+
+def _sources(spec: GeneratorSpec, paths: list[Path], out: Path, **given: Any) -> Sources:
+    from wsiscore.training import NUCLEI_SUFFIXES, PoolSettings, Sources, render_pool, write_split
+
+    masks: Sequence[Path] = ()
+    if given["masks"]:
+        masks = sorted(path for path in given["masks"].rglob("*") if path.suffix.lower() in NUCLEI_SUFFIXES)
+        if not masks:
+            raise click.UsageError(f"{given['masks']} holds no file of outlined nuclei ({', '.join(NUCLEI_SUFFIXES)})")
+    chosen: tuple[Path, ...] = ()
+    if paths:
+        split = _split([tile for path in paths for tile in _tiles_of(path, spec, out, given["mpp"])], **given)
+        write_split(out / "split.csv", split)
+        chosen = split.train
+    settings = PoolSettings(given["fields"], _TILE_PX, spec.mpp, given["seed"])
+    pool = render_pool(given["pool"] or out / "pool", settings, workers=given["workers"], progress=True)
+    return Sources(pool, chosen, tuple(masks))
+
+
+def _split(tiles: list[Path], **given: Any) -> Split:
+    """Return the tiles to train on and those kept back."""
+    from wsiscore.training import read_cases, split_by_case
+
+    return split_by_case(
+        tiles,
+        cases=read_cases(given["cases"]) if given["cases"] else None,
+        folds=given["folds"] or 0,
+        fold=given["fold"],
+        order=given["split"],
+        test_share=given["test_share"],
+        seed=given["seed"],
+        unique=given["tiles"],
+    )
+
+
+def _tiles_of(path: Path, spec: GeneratorSpec, out: Path, mpp: float | None) -> list[Path]:
+    """Return the PNGs in a folder of tiles; a slide is cut into tiles first, beside the training."""
+    if path.is_dir() and (tiles := sorted(path.rglob("*.png"))):
+        return tiles
+    from wsiscore.pipeline import Settings, tile_slide
+
+    laid = tile_slide(
+        path,
+        Settings(out=out / "tiles", mpp=mpp),
+        mpp=spec.mpp,
+        tile_px=_TILE_PX,
+        margin_px=0,
+        min_coverage=_COVERAGE,
+        save_png=True,
+    )
+    return sorted((laid.parent / "tiles").glob("*.png"))
+
+
+def _help(name: str) -> str:
+    """Say what the command does, and list the family's own options."""
+    config = family(name).Config
+    rows = [(field.name, repr(field.default), field.metadata.get("help", "")) for field in fields(config)]
+    wide = max((len(f"{key}={default}") for key, default, _ in rows), default=0)
+    listed = "\n".join(f"  {f'{key}={default}':<{wide}}  {text}" for key, default, text in rows) or "  none"
+    return (
+        f"Train {name}. INPUT are folders of tiles as `wsiscore tile --save png` writes them, or slides; none of them "
+        "needs a label. Without any it learns from rendered truth alone. Prints the folder of the model.\n\n"
+        "A training that was interrupted goes on when the same command is given again. OUT gets checkpoint.pt, "
+        "losses.csv, sheets/, split.csv and model/.\n\n"
+        f"\b\nOptions of the family for --set, with their defaults:\n{listed}"
+    )
+
+
+def _config(name: str, settings: Sequence[str]) -> Any:
+    """Return the family's Config with what --set says."""
+    config = family(name).Config
+    hints = get_type_hints(config)
+    known = {field.name: hints[field.name] for field in fields(config)}
+    values = {}
+    for setting in settings:
+        key, sign, text = setting.partition("=")
+        if not sign or key not in known:
+            raise click.BadParameter(
+                f"{setting!r}: {name} has {', '.join(known) or 'nothing to set'}", param_hint="--set"
+            )
+        values[key] = _value(key, text, known[key])
+    try:
+        return config(**values)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--set") from error
+
+
+def _value(key: str, text: str, hint: Any) -> Any:
+    if get_origin(hint) is Literal:
+        kind: Any = click.Choice([str(choice) for choice in get_args(hint)])
+    else:
+        kind = {int: click.INT, float: click.FLOAT, bool: click.BOOL}.get(hint, click.STRING)
+    try:
+        return kind.convert(text, None, None)
+    except click.BadParameter as error:
+        raise click.BadParameter(f"{key}: {error.message}", param_hint="--set") from error

@@ -1,0 +1,91 @@
+"""What a rendered tile goes through before it is learnt from: turns, scale, stain, light, blur, noise, JPEG."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["crop", "cut_and_turn", "disturb", "inner"]
+
+_SCALE = 0.12  # standard deviation of the logarithm of the magnification
+_RIM_PX = 16  # cut around a tile first, so that nuclei at its edge keep their true centroid
+
+Picture = npt.NDArray[np.uint8]
+CellMap = npt.NDArray[np.integer[Any]]
+
+
+def crop(rng: np.random.Generator, rgb: Picture, side_px: int) -> Picture:
+    """Cut a square out of a real tile, mirrored and turned by quarters; (side, side, 3)."""
+    top, left = (int(rng.integers(0, length - side_px + 1)) for length in rgb.shape[:2])
+    square = np.rot90(rgb[top : top + side_px, left : left + side_px], int(rng.integers(4)))
+    return np.ascontiguousarray(square[:, ::-1] if rng.random() < 0.5 else square)
+
+
+def cut_and_turn(
+    rng: np.random.Generator, rgb: Picture, cells: CellMap, side_px: int
+) -> tuple[Picture, npt.NDArray[np.int32]]:
+    """Cut a square of a rendered field, turned, mirrored and magnified by chance.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    rgb, cells
+        (H, W, 3) and (H, W) of the field.
+    side_px
+        Side of the square; what lies beyond the field is mirrored into it.
+
+    Returns
+    -------
+    rgb, cells
+        (side, side, 3) in 0..255, and (side + 32, side + 32): the square's cells with a rim of 16 px.
+    """
+    height, width = cells.shape
+    side = side_px + 2 * _RIM_PX
+    slack = max((min(height, width) - side_px) / 2, 0)
+    x, y = width / 2 + rng.uniform(-slack, slack), height / 2 + rng.uniform(-slack, slack)
+    free = rng.random() < 0.5
+    angle = float(rng.uniform(0, 2 * np.pi)) if free else float(rng.integers(4)) * np.pi / 2
+    scale = float(np.exp(rng.normal(0, _SCALE))) if free else 1.0
+    if not free:
+        x, y = round(x) + 0.5 * (side % 2), round(y) + 0.5 * (side % 2)  # whole pixels stay as they are
+    mirror = -1.0 if rng.random() < 0.5 else 1.0
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * [mirror, 1.0] / scale
+    middle = (side - 1) / 2
+    matrix = np.column_stack([turn, np.array([x - 0.5, y - 0.5]) - turn @ [middle, middle]])
+    size, border = (side, side), cv2.BORDER_REFLECT
+    flags = cv2.WARP_INVERSE_MAP
+    picture = cv2.warpAffine(np.ascontiguousarray(rgb), matrix, size, flags=flags | cv2.INTER_LINEAR, borderMode=border)
+    turned = cv2.warpAffine(
+        np.ascontiguousarray(cells, np.int16), matrix, size, flags=flags | cv2.INTER_NEAREST, borderMode=border
+    )
+    inner = slice(_RIM_PX, _RIM_PX + side_px)
+    return np.ascontiguousarray(picture[inner, inner]), turned.astype(np.int32)
+
+
+def disturb(rng: np.random.Generator, rgb: Picture) -> Picture:
+    """Change stain, light and camera of (H, W, 3) by chance, as laboratories and scanners differ; same shape."""
+    od = -np.log10(np.maximum(rgb, 1).astype(np.float32) / 255)
+    od *= np.exp(rng.normal(0, 0.12)) * np.exp(rng.normal(0, 0.05, 3))
+    od -= rng.uniform(-0.02, 0.02) + rng.normal(0, 0.012, 3)
+    value = np.power(10, -np.maximum(od, 0), dtype=np.float32) * 255
+    if rng.random() < 0.3:
+        value = cv2.GaussianBlur(value, (0, 0), float(rng.uniform(0.4, 1.3)))
+    if rng.random() < 0.2:
+        soft = cv2.GaussianBlur(value, (0, 0), float(rng.uniform(0.7, 1.5)))
+        value += float(rng.uniform(0.2, 1.0)) * (value - soft)
+    if rng.random() < 0.4:
+        value += rng.normal(0, rng.uniform(0.5, 5), value.shape).astype(np.float32)
+    picture = np.clip(value + 0.5, 0, 255).astype(np.uint8)
+    if rng.random() < 0.25:
+        coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(45, 95))])[1]
+        picture = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
+    return np.ascontiguousarray(picture)
+
+
+def inner(maps: Picture) -> Picture:
+    """Take the rim off (C, side + 32, side + 32) maps made of `cut_and_turn`'s cells."""
+    return maps[:, _RIM_PX:-_RIM_PX, _RIM_PX:-_RIM_PX]

@@ -1,0 +1,114 @@
+"""What a training step sees: every batch is a function of the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wsiscore.errors import SlideError
+from wsiscore.generators import TargetRules
+from wsiscore.training.augment import crop, cut_and_turn, disturb, inner
+from wsiscore.training.pool import Pool
+from wsiscore.training.targets import colour_mask, k_maps, random_classes, read_nuclei
+
+__all__ = ["Draws", "Sources", "batches"]
+
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is drawn from.
+
+    Parameters
+    ----------
+    pool
+        Rendered fields.
+    tiles
+        Pictures of real, unlabelled tiles; may be empty.
+    masks
+        Files of outlined nuclei for the target domain, of any tissue; where there are none, those of the pool.
+    """
+
+    pool: Pool
+    tiles: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Draws(Dataset[dict[str, Tensor]]):
+    """Batches by the number of their step.
+
+    Parameters
+    ----------
+    sources
+        What is drawn from.
+    targets
+        How nuclei become maps.
+    batch, crop_px
+        Items a batch, and the side of each.
+    seed
+        Of all that is drawn.
+    first
+        Number of the first item in the step: other processes of the training draw the items before.
+    """
+
+    sources: Sources
+    targets: TargetRules
+    batch: int
+    crop_px: int
+    seed: int
+    first: int = 0
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        """Return one step's batch, name -> (B, 3, crop, crop) uint8, as `wsiscore.generators.Recipe` wants it."""
+        cv2.setNumThreads(1)
+        items = [self._item(np.random.default_rng([self.seed, step, self.first + i])) for i in range(self.batch)]
+        return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+
+    def _item(self, rng: np.random.Generator) -> dict[str, Picture]:
+        rgb, cells = self._rendered(rng)
+        item = {
+            "rgb": np.ascontiguousarray(disturb(rng, rgb).transpose(2, 0, 1)),
+            "maps": inner(k_maps(cells, self.targets)),
+        }
+        if self.sources.tiles:
+            item["colour"] = inner(colour_mask(cells, rng, self.targets.color_variation))
+            item["tiles"] = self._tile(rng)
+            item["mask_colour"], item["mask_maps"] = self._mask(rng)
+        return item
+
+    def _rendered(self, rng: np.random.Generator) -> tuple[Picture, npt.NDArray[np.int32]]:
+        rgb, cells = self.sources.pool.field(int(rng.integers(len(self.sources.pool))))
+        return cut_and_turn(rng, rgb, cells, self.crop_px)
+
+    def _tile(self, rng: np.random.Generator) -> Picture:
+        path = self.sources.tiles[int(rng.integers(len(self.sources.tiles)))]
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if picture is None or min(picture.shape[:2]) < self.crop_px:
+            found = "cannot be read" if picture is None else f"is {picture.shape[1]} × {picture.shape[0]} px"
+            raise SlideError(f"{path} {found}; wanted a picture of at least {self.crop_px} px a side")
+        return np.ascontiguousarray(crop(rng, picture.astype(np.uint8)[..., ::-1], self.crop_px).transpose(2, 0, 1))
+
+    def _mask(self, rng: np.random.Generator) -> tuple[Picture, Picture]:
+        """Return the coloured mask and the maps of nuclei that have nothing to do with the tile."""
+        if self.sources.masks:
+            labels = read_nuclei(self.sources.masks[int(rng.integers(len(self.sources.masks)))])
+            _, cells = cut_and_turn(rng, np.zeros((*labels.shape, 3), np.uint8), labels, self.crop_px)
+        else:
+            _, cells = self._rendered(rng)
+        cells = random_classes(cells, rng)
+        return inner(colour_mask(cells, rng, self.targets.color_variation)), inner(k_maps(cells, self.targets))
+
+
+def batches(draws: Draws, steps: Sequence[int], workers: int) -> Iterator[Mapping[str, Tensor]]:
+    """Return an iterator over the batches of some steps, drawn ahead by `workers` processes (0: by this one)."""
+    return iter(DataLoader(draws, batch_size=None, sampler=steps, num_workers=workers))

@@ -1,0 +1,151 @@
+"""What a training leaves: a model whose channels are named by their DAB, and a card that says how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from wsiscore.errors import SlideError
+from wsiscore.generators import Generator, GeneratorSpec, Recipe, family
+from wsiscore.models import Card, write_model
+from wsiscore.stain import Stain, dab_od_map
+from wsiscore.training.data import Sources
+from wsiscore.training.loop import TrainSettings
+
+__all__ = ["Polarity", "check_polarity", "write_trained"]
+
+_LOOKED_AT = 64  # tiles
+_LEAST_PX = 50  # of either class before their DAB is compared
+_CERTAIN = 1.2  # times as much DAB in one class as in the other
+
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Polarity:
+    """What DAB says of the two class channels.
+
+    Parameters
+    ----------
+    positive_od, negative_od
+        Mean DAB optical density around pixels of cells that the channels call positive and negative; nan without.
+    """
+
+    positive_od: float
+    negative_od: float
+
+    @property
+    def swapped(self) -> bool:
+        """Whether the cells called negative are the brown ones."""
+        return bool(self.negative_od > self.positive_od * _CERTAIN)
+
+    @property
+    def certain(self) -> bool:
+        """Whether one class is clearly browner than the other."""
+        return self.swapped or bool(self.positive_od > self.negative_od * _CERTAIN)
+
+
+def check_polarity(generator: Generator, tiles: Picture) -> Polarity:
+    """Compare the channels ``positive`` and ``negative`` with the DAB on tiles.
+
+    Parameters
+    ----------
+    generator
+        Of cell maps.
+    tiles
+        (N, 3, H, W) RGB in 0..255, at the generator's mpp.
+    """
+    spec, totals = generator.spec, np.zeros((2, 2))
+    stain = Stain.estimate(tiles.transpose(0, 2, 3, 1))
+    order = [spec.channels.index(name) for name in ("center", "positive", "negative")]
+    for tile in tiles:
+        center, positive, negative = generator(tile[None])[0][order]
+        dab_od = dab_od_map(np.ascontiguousarray(tile.transpose(1, 2, 0)), stain, spec.mpp)
+        cell = center > spec.rules.threshold
+        for row, called in enumerate((cell & (positive > negative), cell & (positive < negative))):
+            totals[row] += called.sum(), float(dab_od[called].sum())
+    return Polarity(*(float(od / n) if n >= _LEAST_PX else float("nan") for n, od in totals))
+
+
+def write_trained(
+    folder: Path, recipe: Recipe, settings: TrainSettings, sources: Sources, spec: GeneratorSpec, *, told: str
+) -> Card:
+    """Write what was learnt as a model; its card's class channels are named by their DAB.
+
+    Parameters
+    ----------
+    folder
+        Of the model; its last part is the model's name.
+    recipe
+        Trained.
+    settings, sources
+        What it was trained with.
+    spec
+        What the generator reads and gives.
+    told
+        Sentence for the card: the command and how long it took.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written.
+    """
+    module = family(settings.family)
+    config, weights = module.Config(**settings.config), recipe.weights()
+    tiles = np.stack([tile.transpose(2, 0, 1) for tile in _sample(sources, spec)])
+    polarity = check_polarity(module.build(config, spec, weights, "cpu"), tiles)
+    if polarity.swapped:
+        exchanged = {"positive": "negative", "negative": "positive"}
+        spec = replace(spec, channels=tuple(exchanged.get(name, name) for name in spec.channels))
+    kind = "real" if sources.tiles else "rendered"
+    card = Card(
+        name=folder.name,
+        family=settings.family,
+        version="1",
+        description=f"Trained by wsiscore train for {settings.steps} steps of {settings.batch}.",
+        licence="That of the slides it was trained on.",
+        trained_on=f"{_sources_in_words(sources)} {told}",
+        spec=spec,
+        config=dict(settings.config),
+        polarity=_polarity_in_words(polarity, len(tiles), kind),
+    )
+    return write_model(folder, card, weights)
+
+
+def _sources_in_words(sources: Sources) -> str:
+    words = [f"{len(sources.pool)} rendered fields (seed {sources.pool.settings.seed})"]
+    if sources.tiles:
+        words.append(f"{len(sources.tiles)} unlabelled tiles")
+    if sources.masks:
+        words.append(f"{len(sources.masks)} files of outlined nuclei")
+    return f"Trained on {', '.join(words)}."
+
+
+def _polarity_in_words(polarity: Polarity, n: int, kind: str) -> str:
+    if not polarity.certain:
+        return "unchecked"
+    brown, other = sorted((polarity.positive_od, polarity.negative_od), reverse=True)
+    found = f"on {n} {kind} tiles the cells called positive hold {brown:.2f} OD of DAB, the negative ones {other:.2f}"
+    return f"{found}; learnt the other way round, the channels were exchanged" if polarity.swapped else found
+
+
+def _sample(sources: Sources, spec: GeneratorSpec) -> Iterator[Picture]:
+    """Yield evenly spread tiles, as many pixels of each as the generator can take."""
+    paths: tuple[Any, ...] = sources.tiles or tuple(range(len(sources.pool)))
+    for source in paths[:: -(-len(paths) // _LOOKED_AT)]:
+        tile = _read(source) if isinstance(source, Path) else sources.pool.field(source)[0]
+        side = min(spec.tile_px, *(length - length % spec.multiple_px for length in tile.shape[:2]))
+        yield tile[:side, :side]
+
+
+def _read(path: Path) -> Picture:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise SlideError(f"{path} cannot be read any more; the training is done, the model was not written")
+    return picture.astype(np.uint8)[..., ::-1]

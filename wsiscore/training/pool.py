@@ -1,0 +1,157 @@
+"""A pool of rendered fields on disk: painted once, by several processes, and drawn from for the whole training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from wsiscore.errors import OutputError
+from wsiscore.rendering import Look, render_field
+from wsiscore.training.targets import OTHERS
+
+__all__ = ["Pool", "PoolSettings", "render_pool"]
+
+_ABOUT = "pool.json"
+_BLOCK = 16  # fields a file
+_RIM_UM = 14.0
+_MAGNIFICATION = 0.1  # standard deviation of the logarithm of a field's scale
+_INDEX = (0.6, 1.1)  # of the beta distribution of the index: many fields near 0, some near 100 %
+_FINER = 0.35  # share of fields painted at a finer scale and averaged down, as slides are read
+
+Picture = npt.NDArray[np.uint8]
+CellMap = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """What a pool holds; the same settings give the same pixels.
+
+    Parameters
+    ----------
+    fields
+        How many fields.
+    side_px
+        Their height and width.
+    mpp
+        Micrometres per pixel, about which each field's own lies.
+    seed
+        Of the first field; the next ones follow from it.
+    """
+
+    fields: int
+    side_px: int
+    mpp: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A rendered pool, read from disk as it is needed.
+
+    Parameters
+    ----------
+    settings
+        What it holds.
+    folder
+        Where.
+    """
+
+    settings: PoolSettings
+    folder: Path
+
+    def __len__(self) -> int:
+        return self.settings.fields
+
+    def field(self, number: int) -> tuple[Picture, CellMap]:
+        """Return (side, side, 3) RGB and its cells, (side, side): 0 ground, +n positive, −n negative nucleus n."""
+        block, row = divmod(number, _BLOCK)
+        rgb = np.load(self.folder / f"{block:05d}.rgb.npy", mmap_mode="r")
+        cells = np.load(self.folder / f"{block:05d}.cells.npy", mmap_mode="r")
+        return rgb[row], cells[row]
+
+
+def render_pool(folder: Path, settings: PoolSettings, *, workers: int = 1, progress: bool = False) -> Pool:
+    """Render a pool, or what is missing of it.
+
+    Parameters
+    ----------
+    folder
+        Where it lies or is to lie.
+    settings
+        What it holds.
+    workers
+        Processes to render with.
+    progress
+        Whether to show progress on a terminal.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds a pool of other settings, or cannot be written.
+    """
+    about = json.dumps(asdict(settings))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / _ABOUT
+        if path.exists() and path.read_text(encoding="utf-8") != about:
+            raise OutputError(f"{folder} holds rendered fields of other settings; give another folder")
+        path.write_text(about, encoding="utf-8")
+        missing = [b for b in range(-(-settings.fields // _BLOCK)) if not (folder / f"{b:05d}.cells.npy").exists()]
+        bar = tqdm(total=len(missing), desc="rendering", unit="block", disable=None if progress else True)
+        with bar:
+            for _ in _each(partial(_render_block, folder, settings), missing, workers):
+                bar.update()
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{folder} cannot be written: {error}; give another folder") from error
+    return Pool(settings, folder)
+
+
+def _each(work: partial[None], blocks: list[int], workers: int) -> Iterator[None]:
+    if workers < 2 or len(blocks) < 2:
+        yield from map(work, blocks)
+        return
+    # A forked child of a process with threads may hang, so it starts afresh.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+        for future in as_completed([executor.submit(work, block) for block in blocks]):
+            yield future.result()
+
+
+def _render_block(folder: Path, settings: PoolSettings, block: int) -> None:
+    cv2.setNumThreads(1)
+    fields = [_render(settings, number) for number in range(block * _BLOCK, (block + 1) * _BLOCK)]
+    for name, arrays in zip(
+        ("rgb", "cells"), zip(*fields, strict=True), strict=True
+    ):  # the cells last: they mark it done
+        part = folder / f".{block:05d}.{name}.npy"
+        np.save(part, np.stack(arrays))
+        part.replace(folder / f"{block:05d}.{name}.npy")
+
+
+def _render(settings: PoolSettings, number: int) -> tuple[Picture, CellMap]:
+    rng = np.random.default_rng([settings.seed, number])
+    mpp = settings.mpp * float(np.exp(rng.normal(0, _MAGNIFICATION)))
+    factor = 2 if rng.random() < _FINER else 1
+    rim = round(_RIM_UM / mpp)  # the class of nuclei centred outside is not known: they are cut off
+    painted = (settings.side_px + 2 * rim) * factor
+    look = Look.random(rng, float(rng.uniform(0.3, 1)))
+    index = 100 * float(rng.beta(*_INDEX))
+    field = render_field(rng, painted, painted, mpp / factor, look=look, index=index)
+    rgb = cv2.resize(field.rgb, (painted // factor, painted // factor), interpolation=cv2.INTER_AREA)
+    inner = np.s_[rim : rim + settings.side_px, rim : rim + settings.side_px]
+    rgb, labels = rgb[inner], field.labels[::factor, ::factor][inner]
+    signed = np.zeros(max(int(labels.max()), len(field.x_um)) + 1, np.int16)
+    numbers = np.arange(1, len(field.x_um) + 1) + np.where(field.counted, 0, OTHERS)
+    signed[1 : len(field.x_um) + 1] = np.where(field.positive, numbers, -numbers)
+    return rgb.astype(np.uint8), signed[labels]
