@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Stain", "dab_od_map", "disc_mean", "optical_density"]
+__all__ = ["Stain", "background", "dab_od_map", "disc_mean", "optical_density"]
 
 Vector = tuple[float, float, float]
 
@@ -101,7 +101,7 @@ class Stain:
         pixels = pixels[:: max(1, math.ceil(len(pixels) / _MAX_SAMPLE_PX))]
         if not len(pixels):
             return cls.default()
-        published = cls.default(_background(pixels))
+        published = cls.default(background(pixels))
         od = optical_density(pixels, published.white)
         norm = np.linalg.norm(od, axis=1)
         stained = (norm > _LEAST_OD) & (pixels.min(axis=1) >= _LEAST_LEVEL)
@@ -182,8 +182,16 @@ def _unit(vector: npt.NDArray[np.floating[Any]]) -> Vector:
     return red, green, blue
 
 
-def _background(pixels: npt.NDArray[np.uint8]) -> Vector:
-    """Return the level of the glass: the bright end of each channel, leaving out white padding."""
+def background(pixels: npt.NDArray[np.uint8]) -> Vector:
+    """Return the level of the glass: the bright end of each channel, leaving out white padding.
+
+    Parameters
+    ----------
+    pixels
+        (N, 3), 0..255, of one slide; 255 if there are none.
+    """
+    if not len(pixels):
+        return _WHITE
     inside = pixels[(pixels < 255).any(axis=1)]
     bright = inside if len(inside) > len(pixels) / 20 else pixels
     levels = np.percentile(bright, _WHITE_PERCENTILE, axis=0)
