@@ -23,6 +23,7 @@ __all__ = ["find_tissue"]
 
 _MPP = 8.0  # wide enough to look at a whole slide, fine enough for its smallest pieces
 _SIDE_PX = (512, 4096)  # of the picture looked at: small slides are seen finer, huge ones coarser
+_BLACK = 25  # grey level of a scanner's border; many a nucleus is as black, but not 30 µm of them
 _SMOOTH_UM = 10.0  # a cell's surroundings
 _EVIDENCE_OD = (0.02, 0.035)  # least and largest cut between glass and tissue, mean of the channels
 _CLOSE_UM = 25.0  # gaps this wide between cells are tissue
@@ -72,14 +73,14 @@ def _overview(slide: Slide) -> Region:
 
 def _tissue(rgb: npt.NDArray[np.uint8], mpp: float) -> Mask:
     """Return where tissue is on a picture, (H, W)."""
-    dark = rgb.max(axis=2) < 25  # scanners' borders; no stain is as black as this over a whole pixel
+    dark = _opened(rgb.max(axis=2) < _BLACK, _OPEN_UM / mpp)
     od = optical_density(rgb, background(rgb[~dark])) if not dark.all() else np.zeros(rgb.shape, np.float32)
     od[dark] = 0
     evidence = _evidence(od, mpp)
     mask = (evidence > _cut(evidence)) & ~_ink(od, mpp) & ~_grown(dark, 2 * _SMOOTH_UM / mpp)
     mask = _shrunk(_grown(mask, _CLOSE_UM / mpp), _CLOSE_UM / mpp)
     mask = _filled(mask, _HOLE_MM2 * 1e6 / mpp**2)
-    mask = _grown(_shrunk(mask, _OPEN_UM / mpp), _OPEN_UM / mpp)
+    mask = _opened(mask, _OPEN_UM / mpp)
     return _without_frame(mask, mpp)
 
 
@@ -112,7 +113,7 @@ def _ink(od: Map, mpp: float) -> Mask:
         return np.asarray(blue_ink | green_ink | red_ink | black_ink)
 
     inked = np.pad(hues(0.45), 1)  # a small dark corner of a field is no pen
-    strong = _grown(_shrunk(inked, _INK_UM / mpp), _INK_UM / mpp)[1:-1, 1:-1]
+    strong = _opened(inked, _INK_UM / mpp)[1:-1, 1:-1]
     if not strong.any():
         return strong
     near = _grown(strong, _INK_RIM_UM / mpp)
@@ -174,6 +175,11 @@ def _grown(mask: Mask, radius_px: float) -> Mask:
 def _shrunk(mask: Mask, radius_px: float) -> Mask:
     """Return all of a mask deeper than a radius; the picture's edge is no edge of it."""
     return ~_grown(~mask, radius_px)
+
+
+def _opened(mask: Mask, radius_px: float) -> Mask:
+    """Return a mask without what is narrower than twice a radius."""
+    return _grown(_shrunk(mask, radius_px), radius_px)
 
 
 def _blur(values: Map, sigma_px: float) -> Map:
