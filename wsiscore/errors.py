@@ -8,6 +8,7 @@
     ├── RoiError (ValueError)           an annotation file or an outline cannot be used
     ├── ModelError (ValueError)         a model is unknown, broken, or of another family
     ├── MosaicError (ValueError)        a mosaic or tile list is unfinished, stale or foreign
+    ├── TruthError (ValueError)         predictions and what they are measured against do not go together
     └── OutputError (OSError)           a result cannot be written
 
 The text of each says what was found, what was wanted and what to do. The command line turns these, and only
@@ -21,6 +22,7 @@ __all__ = [
     "ResolutionError",
     "RoiError",
     "SlideError",
+    "TruthError",
     "WsiscoreError",
 ]
 
@@ -47,6 +49,10 @@ class ModelError(WsiscoreError, ValueError):
 
 class MosaicError(WsiscoreError, ValueError):
     """A mosaic or a tile list is unfinished, stale, or was not written by wsiscore."""
+
+
+class TruthError(WsiscoreError, ValueError):
+    """Predictions or the truth they are measured against cannot be read, or do not go together."""
 
 
 class OutputError(WsiscoreError, OSError):

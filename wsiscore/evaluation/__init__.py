@@ -1,0 +1,6 @@
+"""How good a model is: its cells against annotated ones, its scores against clinical values."""
+
+from wsiscore.evaluation.measure import evaluate_cases, evaluate_cells
+from wsiscore.evaluation.truth import Kind, TrueCells
+
+__all__ = ["Kind", "TrueCells", "evaluate_cases", "evaluate_cells"]
