@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -17,6 +17,7 @@ from wsiscore.generators import family, names
 
 if TYPE_CHECKING:
     from wsiscore.generators import GeneratorSpec
+    from wsiscore.models import Card
     from wsiscore.training import Sources, Split
 
 __all__ = ["train"]
@@ -78,7 +79,9 @@ def _command(name: str) -> click.Command:
         help="Where the rendered fields lie or are to lie, for several trainings to share; by default OUT/pool.",
     )
     @options.mpp
-    @click.option("--tiles", type=click.IntRange(1), help="Train on this many unique tiles; by default on all.")
+    @click.option(
+        "--tiles", "unique", type=click.IntRange(1), help="Train on this many unique tiles; by default on all."
+    )
     @click.option(
         "--cases",
         metavar="CSV",
@@ -110,30 +113,33 @@ def _command(name: str) -> click.Command:
         help="Processes that render and draw; 0 draws in the training's own.",
     )
     @options.device
-    def run(inputs: tuple[str, ...], out: Path, settings: tuple[str, ...], **given: Any) -> None:
-        config = _config(name, settings)
-        click.echo(_run(name, config, options.paths_of(inputs), out, **given))
+    def run(inputs: tuple[str, ...], out: Path, settings: tuple[str, ...], start: str | None, **given: Any) -> None:
+        from wsiscore.models import find_model, read_card
+
+        card = read_card(find_model(start)) if start else None
+        config = _config(name, settings, card.config if card else {})
+        click.echo(_run(name, config, list(options.paths_of(inputs)), out, card, **given))
 
     return run
 
 
-def _run(name: str, config: Any, paths: Any, out: Path, *, start: str | None, device: str, **given: Any) -> Path:
+def _run(
+    name: str, config: Any, paths: list[Path], out: Path, start: Card | None, *, device: str, **given: Any
+) -> Path:
     """Lay out what is trained on, train, and return the model's folder."""
-    from wsiscore.models import find_model, read_card
     from wsiscore.training import TrainSettings, train, write_trained
 
     began = time.monotonic()
-    from_model = find_model(start) if start else None
-    spec = read_card(from_model).spec if from_model else family(name).SPEC
-    sources = _sources(spec, list(paths), out, **given)
-    weights = read_card(from_model).weights if from_model else None
+    spec = start.spec if start else family(name).SPEC
+    sources = _sources(spec, paths, out, **given)
     steps, batch, crop, seed = (int(given[key]) for key in ("steps", "batch", "crop", "seed"))
-    training = TrainSettings(name, asdict(config), steps, batch, crop, seed, weights.sha256 if weights else None)
+    sha256 = start.weights.sha256 if start and start.weights else None
+    training = TrainSettings(name, asdict(config), steps, batch, crop, seed, sha256)
     recipe = train(
         out,
         training,
         sources,
-        start=from_model,
+        start=start.folder if start else None,
         device=device,
         workers=given["workers"],
         every=given["every"],
@@ -174,7 +180,7 @@ def _split(tiles: list[Path], **given: Any) -> Split:
         order=given["split"],
         test_share=given["test_share"],
         seed=given["seed"],
-        unique=given["tiles"],
+        unique=given["unique"],
     )
 
 
@@ -211,12 +217,12 @@ def _help(name: str) -> str:
     )
 
 
-def _config(name: str, settings: Sequence[str]) -> Any:
-    """Return the family's Config with what --set says."""
+def _config(name: str, settings: Sequence[str], start: Mapping[str, Any]) -> Any:
+    """Return the family's Config with what --set says, and else as in the model to start from."""
     config = family(name).Config
     hints = get_type_hints(config)
     known = {field.name: hints[field.name] for field in fields(config)}
-    values = {}
+    values = {key: value for key, value in start.items() if key in known}
     for setting in settings:
         key, sign, text = setting.partition("=")
         if not sign or key not in known:

@@ -126,6 +126,7 @@ def split_by_case(
 def write_split(path: Path, split: Split) -> None:
     """Write ``slide,tile,part`` for every tile; part is train or test."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(["slide", "tile", "part"])
