@@ -28,7 +28,13 @@ def write_png(path: Path, rgb: npt.NDArray[np.uint8]) -> Path:
 
 
 def mosaic_of(
-    path: Path, maps: npt.NDArray[np.floating[Any]], core_px: int, *, mpp: float = 0.5, radius_um: float = 1.5, skip: int = 0
+    path: Path,
+    maps: npt.NDArray[np.floating[Any]],
+    core_px: int,
+    *,
+    mpp: float = 0.5,
+    radius_um: float = 1.5,
+    skip: int = 0,
 ) -> Mosaic:
     """Write (4, H, W) maps as a finished mosaic of cells; leave out the first `skip` tiles."""
     _, height, width = maps.shape

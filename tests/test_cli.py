@@ -158,11 +158,20 @@ def test_a_cluster_gives_the_same_table(rendered: Path, scored: tuple[Path, dict
     (tmp_path / "note.svs").write_text("no slide")
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         done = run(
-            "score", tmp_path / "note.svs", rendered, "--cluster", cluster.scheduler_address, "-o", tmp_path / "out"
+            "score",
+            tmp_path / "note.svs",
+            rendered,
+            "--model",
+            "hdab",
+            "--cluster",
+            cluster.scheduler_address,
+            "-o",
+            tmp_path / "out",
         )
     assert done.exit_code == 1
     broken, whole = rows(done)
     assert broken["call"].startswith("error: ")
+    assert broken["model"] == "hdab"
     assert whole == scored[1]
 
 
@@ -310,6 +319,20 @@ def test_what_stands_in_the_way_is_left_alone(rendered: Path, tmp_path: Path) ->
     assert rows(done)[0]["slide"].startswith("rendered-")
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(rendered: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run("score", rendered, "-o", tmp_path / "file" / "out")
+    assert done.exit_code == 1
+    assert "choose another folder with -o" in rows(done)[0]["call"]
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_mosaic_of_another_model_is_not_passed_off(scored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    done = run("score", scored[0] / "rendered" / "mosaic.ome.zarr", "--model", "other", "-o", tmp_path)
+    assert done.exit_code == 1
+    assert "was made by hdab, not other" in rows(done)[0]["call"]
+
+
 def test_a_full_disk_is_one_line_and_nothing_finished_is_lost(
     rendered: Path, scored: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -366,4 +389,4 @@ def test_usage_is_exit_status_2(command: str, rendered: Path) -> None:
 
 @pytest.mark.parametrize("command", ["score", "tile", "infer", "info", "models", "render"])
 def test_help_shows_an_example(command: str) -> None:
-    assert "Example: wsiscore" in run(command, "--help").output
+    assert re.search(r"Example: .*wsiscore", run(command, "--help").output)

@@ -14,7 +14,7 @@ FLOORS = [
     ["errors"],
     ["regions", "stain"],
     ["outlines", "generators"],
-    ["nets", "sources", "slide", "annotations"],
+    ["nets", "sources", "slide", "annotations", "card"],
     ["tissue", "tiles", "models"],
     ["mosaic"],
     ["infer", "cells"],
@@ -121,5 +121,7 @@ def test_a_rescore_does_without_torch(tmp_path: Path) -> None:
         "    try:\n        main(words)\n    except SystemExit as end:\n        assert not end.code, end.code\n"
         "assert 'torch' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,12 @@ from wsiscore.regions import Region
 
 scales = st.floats(0.05, 20)
 regions = st.builds(
-    Region, st.integers(-10_000, 10_000), st.integers(-10_000, 10_000), st.integers(1, 5000), st.integers(1, 5000), scales
+    Region,
+    st.integers(-10_000, 10_000),
+    st.integers(-10_000, 10_000),
+    st.integers(1, 5000),
+    st.integers(1, 5000),
+    scales,
 )
 
 

@@ -89,7 +89,9 @@ def test_overlapping_rois_count_a_cell_in_each_and_once_in_the_total() -> None:
 
 
 def test_what_could_not_be_read_is_taken_off_the_area() -> None:
-    score = score_cells(cells_at([], [], []), [Roi("a", shapely.box(0, 0, 100, 100))], unread_um=shapely.box(0, 0, 50, 100))
+    score = score_cells(
+        cells_at([], [], []), [Roi("a", shapely.box(0, 0, 100, 100))], unread_um=shapely.box(0, 0, 50, 100)
+    )
     assert score.total.area_mm2 == pytest.approx(5000e-6)
 
 

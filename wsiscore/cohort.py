@@ -78,9 +78,9 @@ def write_cohort(out: Path, entries: Sequence[Entry]) -> None:
     write_index(out / "index.html", together)
 
 
-def fields_of(entry: Entry, model: str = "") -> list[str]:
-    """Return an entry as the fields of a row; `model` stands in one that failed."""
-    return row(entry.score) if entry.score else error_row(entry.slide, model, entry.error)
+def fields_of(entry: Entry) -> list[str]:
+    """Return an entry as the fields of a row."""
+    return row(entry.score) if entry.score else error_row(entry.slide, entry.model, entry.error)
 
 
 def _earlier(path: Path) -> Entry | None:

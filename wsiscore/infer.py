@@ -21,7 +21,7 @@ from wsiscore.generators import Generator, SlideAdaptive
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.regions import Roi
 from wsiscore.slide import Slide
-from wsiscore.stain import Stain, dab_od_map
+from wsiscore.stain import Stain, dab_od_map, pink_share
 from wsiscore.tiles import Tile, TileList
 
 __all__ = ["DAB_CHANNEL", "infer", "infer_tiles"]
@@ -138,6 +138,7 @@ def infer_tiles(
         "output": spec.output,
         "rules": asdict(spec.rules),
         "stain": stain.to_json(),
+        "pink_share": round(pink_share(sample, stain.white), 4),
         "found": generator.settings if isinstance(generator, SlideAdaptive) else {},
     }
     channels = spec.channels if spec.output == "image" else (*spec.channels, DAB_CHANNEL)

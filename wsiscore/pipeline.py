@@ -40,6 +40,7 @@ from wsiscore.report import (
 from wsiscore.report.files import replacing
 from wsiscore.score import CUTOFF, SlideScore, score_cells
 from wsiscore.slide import Slide
+from wsiscore.stain import MOST_PINK
 from wsiscore.tiles import TileList
 from wsiscore.tissue import find_tissue
 
@@ -159,8 +160,16 @@ def score_slide(path: Path, settings: Settings, *, progress: bool = False) -> Sl
         with job.record.stage("cells"):
             cells = find_cells(mosaic, rois, rules=rules)
         model = str(mosaic.about["model"].get("name", "unnamed"))
+        if job.mosaic and settings.model not in (None, model):
+            raise MosaicError(f"{path} was made by {model}, not {settings.model}; to use that, score the slide itself")
         unread = mosaic.unreadable_um()
         score = score_cells(cells, rois, slide=job.folder.name, model=model, cutoff=settings.cutoff, unread_um=unread)
+        if (pink := mosaic.about.get("pink_share", 0)) > MOST_PINK:
+            _log.warning(
+                "%.0f %% of the stained pixels are pinker than hematoxylin and DAB can be; "
+                "if this is an H&E slide, its index means nothing",
+                100 * pink,
+            )
         if unread is not None:
             n = int((mosaic.states() == TileState.UNREADABLE).sum())
             _log.warning("%d tiles could not be read; they are left out of counts and area", n)
@@ -175,7 +184,7 @@ def try_score(path: Path, settings: Settings, *, progress: bool = False) -> Entr
     try:
         score = score_slide(path, settings, progress=progress)
     except WsiscoreError as error:
-        return Entry(stem_of(path), None, " ".join(str(error).split()))
+        return Entry(stem_of(path), None, " ".join(str(error).split()), model=settings.model or default_model())
     return Entry(score.slide, score, folder=score.slide)
 
 

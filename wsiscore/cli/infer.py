@@ -11,7 +11,7 @@ from wsiscore.cli import options
 __all__ = ["infer"]
 
 
-@click.command(epilog="Example: wsiscore infer slides/*.svs --model hdab -o results")
+@click.command(epilog="\b\nExample: wsiscore infer slides/*.svs --model hdab -o results")
 @options.inputs
 @options.model
 @options.size

@@ -19,7 +19,7 @@ __all__ = ["score"]
 
 
 @click.command(
-    epilog="Example: wsiscore score slides/*.svs --cutoff 20 -o results > cohort.tsv\n\n"
+    epilog="\b\nExample: wsiscore score slides/*.svs --cutoff 20 -o results > cohort.tsv\n"
     "Example: wsiscore score results/*/mosaic.ome.zarr --threshold 0.6"
 )
 @options.inputs

@@ -11,7 +11,7 @@ from wsiscore.cli import options
 __all__ = ["tile"]
 
 
-@click.command(epilog="Example: ls slides/*.svs | wsiscore tile - --size 512 | wsiscore infer - --model hdab")
+@click.command(epilog="\b\nExample: ls slides/*.svs | wsiscore tile - --size 512 | wsiscore infer - --model hdab")
 @options.inputs
 @options.out
 @options.roi

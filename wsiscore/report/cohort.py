@@ -39,12 +39,15 @@ class Entry:
         Why it failed, on one line.
     folder
         Where its report is, relative to the page; empty if there is none.
+    model
+        The model that was to score it, if it failed.
     """
 
     slide: str
     score: SlideScore | None
     error: str = ""
     folder: str = ""
+    model: str = ""
 
 
 def write_index(path: Path, entries: Sequence[Entry]) -> None:
