@@ -166,13 +166,14 @@ def score_slide(path: Path, settings: Settings, *, progress: bool = False) -> Sl
         score = score_cells(cells, rois, slide=job.folder.name, model=model, cutoff=settings.cutoff, unread_um=unread)
         if (pink := mosaic.about.get("pink_share", 0)) > MOST_PINK:
             _log.warning(
-                "%.0f %% of the stained pixels are pinker than hematoxylin and DAB can be; "
+                "%s: %.0f %% of the stained pixels are pinker than hematoxylin and DAB can be; "
                 "if this is an H&E slide, its index means nothing",
+                job.slide.path.name,
                 100 * pink,
             )
         if unread is not None:
             n = int((mosaic.states() == TileState.UNREADABLE).sum())
-            _log.warning("%d tiles could not be read; they are left out of counts and area", n)
+            _log.warning("%s: %d tiles could not be read; counts and area leave them out", job.slide.path.name, n)
         job.record.note("model", mosaic.about["model"])
         job.record.note("settings", {"cutoff": settings.cutoff, **asdict(rules)})
         _write_results(job, rois, cells, score, csv=settings.csv)

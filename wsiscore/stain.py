@@ -26,14 +26,14 @@ _DAB: Vector = (0.268, 0.570, 0.776)
 _WHITE: Vector = (255.0, 255.0, 255.0)
 
 MOST_PINK = 0.05
-"""Largest share of pink pixels on slides of hematoxylin and DAB: 30 such fields had 0 to 0.010; nine of H&E had 0.001 to
-0.67, seven of them above this."""
+"""Largest share of pink pixels on slides of hematoxylin and DAB: 30 such fields had 0 to 0.010; nine of H&E had 0.001
+to 0.67, seven of them above this."""
 
 _PINK_LEAST_OD = 0.3  # sum of the channels: paler pixels have no sure hue
 _MAX_SAMPLE_PX = 400_000
 _WHITE_PERCENTILE = 99.0
 _LEAST_WHITE = 120.0  # darker than this is no background
-_WHITE_BALANCE = 0.75  # a background channel is at least this share of the brightest one
+_WHITE_BALANCE = 0.8  # a background channel is at least this share of the brightest one
 _LEAST_OD = 0.25  # norm below which a pixel's hue is mostly noise
 _LEAST_LEVEL = 8  # grey levels: below, the camera has gone dark and the hue is lost
 _LEAST_SHARE = 0.005  # of the stained pixels must show a stain before its vector is believed
