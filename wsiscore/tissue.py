@@ -29,10 +29,11 @@ _EVIDENCE_OD = (0.02, 0.035)  # least and largest cut between glass and tissue, 
 _CLOSE_UM = 25.0  # gaps this wide between cells are tissue
 _OPEN_UM = 15.0  # threads narrower than twice this are none
 _HOLE_MM2 = 0.02  # smaller holes are lumens and fat cells, and belong to the tissue
-_LEAST_MM2 = 0.005  # smaller pieces are dust ...
+_LEAST_MM2 = 0.01  # smaller pieces, which were half as large before smoothing, are crumbs ...
 _LEAST_SHARE = 0.02  # ... unless the slide is as small as this many of them
 _INK_UM = 75.0  # pen lines are wider than twice this, dark clumps of cells are not
 _INK_RIM_UM = 60.0  # how far a pen's edge fades
+_LEAST_COLOUR = 0.1  # range of the channels' densities over the largest; real tissue measured 0.13 and more
 _FRAME_UM = 400.0  # a strip along the slide's edge narrower than this is the edge of the glass
 _FRAME_SHARE = 0.5  # of the slide's side that such a strip runs along
 
@@ -77,11 +78,12 @@ def _tissue(rgb: npt.NDArray[np.uint8], mpp: float) -> Mask:
     od = optical_density(rgb, background(rgb[~dark])) if not dark.all() else np.zeros(rgb.shape, np.float32)
     od[dark] = 0
     evidence = _evidence(od, mpp)
+    od = _blur(od, _SMOOTH_UM / mpp)
     mask = (evidence > _cut(evidence)) & ~_ink(od, mpp) & ~_grown(dark, 2 * _SMOOTH_UM / mpp)
     mask = _shrunk(_grown(mask, _CLOSE_UM / mpp), _CLOSE_UM / mpp)
     mask = _filled(mask, _HOLE_MM2 * 1e6 / mpp**2)
     mask = _opened(mask, _OPEN_UM / mpp)
-    return _without_frame(mask, mpp)
+    return _coloured(_without_frame(mask, mpp), od)
 
 
 def _evidence(od: Map, mpp: float) -> Map:
@@ -102,11 +104,11 @@ def _cut(evidence: Map) -> float:
 
 def _ink(od: Map, mpp: float) -> Mask:
     """Return where a marker pen has drawn: wide, strong, and of a hue that no stain here has."""
-    red, green, blue = np.moveaxis(_blur(od, _SMOOTH_UM / mpp), 2, 0)
+    red, green, blue = np.moveaxis(od, 2, 0)
     weakest, strongest = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
 
     def hues(least: float) -> Mask:
-        blue_ink = (red > least) & (blue < 0.3 * red) & (green < 0.75 * red)
+        blue_ink = (red > least) & (blue < 0.3 * red) & (green < 0.9 * red)
         green_ink = (red > least) & (green < 0.7 * red) & (green < 0.85 * blue)
         red_ink = (green > least) & (red < 0.25 * green) & (blue > 0.55 * green)
         black_ink = (weakest > 1.2 * least) & (weakest > 0.75 * strongest)
@@ -130,6 +132,17 @@ def _without_frame(mask: Mask, mpp: float) -> Mask:
     lying = ((top == 0) | (top + high == height)) & (area < narrow * wide) & (wide > least * width)
     frame = (upright & (width > 4 * narrow)) | (lying & (height > 4 * narrow))
     return np.asarray(mask & ~frame[labels])
+
+
+def _coloured(mask: Mask, od: Map) -> Mask:
+    """Drop the pieces without colour: dust, shadows, bubbles' rims; tissue is blue here and brown there."""
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    strongest = od.max(axis=2)
+    chroma, total = (
+        np.bincount(labels.ravel(), weights=values.ravel(), minlength=count)
+        for values in (strongest - od.min(axis=2), strongest)
+    )
+    return np.asarray(mask & (chroma > _LEAST_COLOUR * total)[labels])
 
 
 def _pieces(mask: Mask) -> list[Polygon]:
