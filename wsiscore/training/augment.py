@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["crop", "cut_and_turn", "disturb", "inner"]
+__all__ = ["crop", "cut_and_turn", "disturb", "fade", "inner"]
 
 _SCALE = 0.12  # standard deviation of the logarithm of the magnification
+_UNFADED = 0.4  # share of tiles whose nuclei keep their stain
+_FADED_TO = (0.3, 1.0)
 _RIM_PX = 16  # cut around a tile first, so that nuclei at its edge keep their true centroid
 
 Picture = npt.NDArray[np.uint8]
@@ -66,10 +68,36 @@ def cut_and_turn(
     return np.ascontiguousarray(picture[inner, inner]), turned.astype(np.int32)
 
 
+def fade(rng: np.random.Generator, rgb: Picture, cells: CellMap) -> Picture:
+    """Bleach the nuclei of some tiles, each to its own degree, as pale stains and thin sections show them.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    rgb, cells
+        (H, W, 3) in 0..255 and (H, W).
+
+    Returns
+    -------
+    (H, W, 3) in 0..255; positive nuclei keep at least half of their stain.
+    """
+    if rng.random() < _UNFADED:
+        return rgb
+    n = int(np.abs(cells).max(initial=0)) + 1
+    kept = np.clip(rng.uniform(*_FADED_TO) * np.exp(rng.normal(0, 0.25, n)), 0.25, 1).astype(np.float32)
+    share = np.where(cells > 0, np.maximum(kept, 0.5)[np.abs(cells)], kept[np.abs(cells)])
+    share = cv2.GaussianBlur(np.where(cells == 0, np.float32(1), share), (0, 0), 0.8)[..., None]
+    od = -np.log10(np.maximum(rgb, 1).astype(np.float32) / 255)
+    ground = np.percentile(od[::2, ::2], 25, axis=(0, 1)).astype(np.float32)
+    value = np.power(10, -(ground + (od - ground) * share)) * 255
+    return np.clip(value + 0.5, 0, 255).astype(np.uint8)
+
+
 def disturb(rng: np.random.Generator, rgb: Picture) -> Picture:
     """Change stain, light and camera of (H, W, 3) by chance, as laboratories and scanners differ; same shape."""
     od = -np.log10(np.maximum(rgb, 1).astype(np.float32) / 255)
-    od *= np.exp(rng.normal(0, 0.12)) * np.exp(rng.normal(0, 0.05, 3))
+    od *= np.exp(rng.normal(-0.05, 0.2)) * np.exp(rng.normal(0, 0.05, 3))
     od -= rng.uniform(-0.02, 0.02) + rng.normal(0, 0.012, 3)
     value = np.power(10, -np.maximum(od, 0), dtype=np.float32) * 255
     if rng.random() < 0.3:
@@ -86,6 +114,6 @@ def disturb(rng: np.random.Generator, rgb: Picture) -> Picture:
     return np.ascontiguousarray(picture)
 
 
-def inner(maps: Picture) -> Picture:
+def inner(maps: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Take the rim off (C, side + 32, side + 32) maps made of `cut_and_turn`'s cells."""
     return maps[:, _RIM_PX:-_RIM_PX, _RIM_PX:-_RIM_PX]
