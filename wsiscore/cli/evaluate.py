@@ -30,7 +30,7 @@ def evaluate() -> None:
     """Measure results against annotated cells or clinical values."""
 
 
-@evaluate.command(epilog="Example: wsiscore evaluate cells wsiscore-out --truth annotations --mpp 0.25 -o evaluation")
+@evaluate.command(epilog="Example: wsiscore evaluate cells wsiscore-out --truth slides --mpp 0.25 -o evaluation/cells")
 @click.argument("predicted", metavar="PREDICTED...", nargs=-1, required=True)
 @click.option(
     "--truth", metavar="PATH", type=click.Path(path_type=Path), required=True, help="File or folder of annotations."
@@ -74,7 +74,7 @@ def cells(
     _print(evaluate_cells(options.paths_of(predicted), truth, mpp=mpp, radius_um=radius, types=types, out=out))
 
 
-@evaluate.command(epilog="Example: wsiscore evaluate cases wsiscore-out/scores.csv clinical.csv --cutoff 20")
+@evaluate.command(epilog="Example: wsiscore evaluate cases wsiscore-out/scores.csv clinical.csv -o evaluation/cases")
 @click.argument("scores", metavar="SCORES.csv", type=_FILE)
 @click.argument("clinical", metavar="CLINICAL.csv", type=_FILE)
 @click.option(

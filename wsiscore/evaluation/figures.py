@@ -21,7 +21,8 @@ _STYLE = (
     "text{font:13px 'Helvetica Neue',Helvetica,Arial,'Liberation Sans',sans-serif;fill:#222}.title{font-weight:600}"
     ".tick{font-size:12px;fill:#444}.frame{fill:none;stroke:#444}.grid{stroke:#e4e4e4}.guide{stroke:#666;"
     "stroke-dasharray:5 4;fill:none}.cutoff{stroke:#b3261e;stroke-width:1}.curve{fill:none;stroke:#21618c;"
-    "stroke-width:2}.point{fill:#21618c;fill-opacity:.55;stroke:#123c58}.note{font-size:12px;fill:#444}"
+    "stroke-width:2}.point{fill:#21618c;fill-opacity:.55;stroke:#123c58}.note{font-size:12px;fill:#444;"
+    "paint-order:stroke;stroke:#fff;stroke-width:3px}"
 )
 
 
@@ -90,7 +91,8 @@ def cell_figure(images: Sequence[CellMeasures]) -> str:
     ]
     if pairs:
         mean = sum(image.index_error for image in shown) / len(shown)
-        drawn.append(plot.note(f"mean absolute error {mean:.1f} points", 0))
+        words = f"mean absolute error {mean:.1f} points"
+        drawn.append(_text(words, _LEFT + _SIDE, _TOP - 16, "note", "end"))
     return _svg(1, drawn, f"Found over annotated Ki67 index of {len(pairs)} images")
 
 
