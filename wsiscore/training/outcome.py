@@ -12,14 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiscore.errors import SlideError
-from wsiscore.generators import Generator, GeneratorSpec, Recipe, family
+from wsiscore.generators import CellRules, Generator, GeneratorSpec, Recipe, family
 from wsiscore.models import Card, write_model
 from wsiscore.stain import Stain, dab_od_map
 from wsiscore.training.data import Sources
 from wsiscore.training.loop import TrainSettings
+from wsiscore.training.targets import OTHERS
 
-__all__ = ["Polarity", "check_polarity", "write_trained"]
+__all__ = ["Polarity", "check_polarity", "choose_rules", "write_trained"]
 
+_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(4, 17))
+_RADII_UM = (2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
 _LOOKED_AT = 64  # tiles
 _LEAST_PX = 50  # of either class before their DAB is compared
 _CERTAIN = 1.2  # times as much DAB in one class as in the other
@@ -73,10 +76,43 @@ def check_polarity(generator: Generator, tiles: Picture) -> Polarity:
     return Polarity(*(float(od / n) if n >= _LEAST_PX else float("nan") for n, od in totals))
 
 
+def choose_rules(generator: Generator, sources: Sources) -> CellRules:
+    """Return the rules for finding cells that do best on rendered fields, by F1 over all of their tumour nuclei.
+
+    Parameters
+    ----------
+    generator
+        Of cell maps.
+    sources
+        Of which the rendered fields are looked at; the rules are its own where they hold no nucleus.
+    """
+    spec, fields = generator.spec, range(len(sources.pool))
+    right, found = (np.zeros((len(_THRESHOLDS), len(_RADII_UM))) for _ in range(2))
+    true = 0
+    for number in fields[:: -(-len(fields) // _LOOKED_AT)]:
+        rgb, cells = sources.pool.field(number)
+        side = min(length - length % spec.multiple_px for length in cells.shape)
+        center = generator(np.ascontiguousarray(rgb[:side, :side].transpose(2, 0, 1)[None]))[0]
+        center = center[spec.channels.index("center")]
+        of = np.where(np.abs(cells[:side, :side]) < OTHERS, np.abs(cells[:side, :side]), 0)
+        true += len(np.unique(of)) - 1
+        for column, radius_um in enumerate(_RADII_UM):
+            square = np.ones((2 * round(radius_um / spec.mpp) + 1,) * 2, np.uint8)
+            peaks = center == cv2.dilate(center, square)
+            for row, threshold in enumerate(_THRESHOLDS):
+                hit = of[peaks & (center > threshold)]
+                found[row, column] += len(hit)
+                right[row, column] += len(np.unique(hit[hit > 0]))
+    if not true:
+        return spec.rules
+    row, column = divmod(int(np.argmax(right / (found + true))), len(_RADII_UM))
+    return CellRules(_THRESHOLDS[row], _RADII_UM[column])
+
+
 def write_trained(
     folder: Path, recipe: Recipe, settings: TrainSettings, sources: Sources, spec: GeneratorSpec, *, told: str
 ) -> Card:
-    """Write what was learnt as a model; its card's class channels are named by their DAB.
+    """Write what was learnt as a model: its class channels are named by their DAB, its rules suit rendered fields.
 
     Parameters
     ----------
@@ -99,6 +135,7 @@ def write_trained(
     module = family(settings.family)
     config, weights = module.Config(**settings.config), recipe.weights()
     tiles = np.stack([tile.transpose(2, 0, 1) for tile in _sample(sources, spec)])
+    spec = replace(spec, rules=choose_rules(module.build(config, spec, weights, "cpu"), sources))
     polarity = check_polarity(module.build(config, spec, weights, "cpu"), tiles)
     if polarity.swapped:
         exchanged = {"positive": "negative", "negative": "positive"}
