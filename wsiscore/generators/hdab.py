@@ -61,6 +61,7 @@ _ROUND = 0.6  # share of its bounding box that a round hole fills; a disc: 0.79
 _TINY_PX = 8  # holes too small to have a shape
 _TRUNCATE = 2.5  # reach of a Gaussian, in its σ
 _REACH = 0.8  # of a disc's radius, within which weaker answers are damped
+_RIM_SHARE = np.float32(0.2)  # weight of what is a little further off: all there is, in a hollow nucleus
 _MOST_OD = 0.8  # darker is simply dark: very dark nuclei must not draw the cuts up
 _FAINT_OD = 0.02  # paler is no stain
 _NOT_BROWN_OD = 0.15  # places with less DAB tell of hematoxylin
@@ -201,7 +202,11 @@ class Hdab:
     def _positivity(self, nuclear: Mask, dab: Map) -> Map:
         """Return the share of DAB evidence, from the mean density of the nuclear pixels around each pixel."""
         weight = nuclear + np.float32(1e-3)
-        squared = np.square(self._around(weight * dab) / self._around(weight))
+        inside, total = (
+            self._around(values) + _RIM_SHARE * self._blur(values, self.config.around_um)
+            for values in (weight * dab, weight)
+        )
+        squared = np.square(inside / total)
         return np.asarray(squared / (squared + self.dab_cut_od**2), dtype=np.float32)
 
     def _background(self, values: Map) -> Map:
