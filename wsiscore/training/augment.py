@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["crop", "cut_and_turn", "disturb", "fade", "inner"]
+__all__ = ["blank", "crop", "cut_and_turn", "disturb", "fade", "inner"]
 
 _SCALE = 0.12  # standard deviation of the logarithm of the magnification
 _UNFADED = 0.4  # share of tiles whose nuclei keep their stain
-_FADED_TO = (0.3, 1.0)
+_FADED_TO = (0.35, 1.0)
+_AT_AN_EDGE = 0.2  # share of tiles that lie across a slide's edge
 _RIM_PX = 16  # cut around a tile first, so that nuclei at its edge keep their true centroid
 
 Picture = npt.NDArray[np.uint8]
@@ -80,18 +81,37 @@ def fade(rng: np.random.Generator, rgb: Picture, cells: CellMap) -> Picture:
 
     Returns
     -------
-    (H, W, 3) in 0..255; positive nuclei keep at least half of their stain.
+    (H, W, 3) in 0..255; positive nuclei keep at least 0.7 of their stain.
     """
     if rng.random() < _UNFADED:
         return rgb
     n = int(np.abs(cells).max(initial=0)) + 1
-    kept = np.clip(rng.uniform(*_FADED_TO) * np.exp(rng.normal(0, 0.25, n)), 0.25, 1).astype(np.float32)
-    share = np.where(cells > 0, np.maximum(kept, 0.5)[np.abs(cells)], kept[np.abs(cells)])
+    kept = np.clip(rng.uniform(*_FADED_TO) * np.exp(rng.normal(0, 0.2, n)), 0.3, 1).astype(np.float32)
+    share = np.where(cells > 0, np.maximum(kept, 0.7)[np.abs(cells)], kept[np.abs(cells)])
     share = cv2.GaussianBlur(np.where(cells == 0, np.float32(1), share), (0, 0), 0.8)[..., None]
     od = -np.log10(np.maximum(rgb, 1).astype(np.float32) / 255)
     ground = np.percentile(od[::2, ::2], 25, axis=(0, 1)).astype(np.float32)
     value = np.power(10, -(ground + (od - ground) * share)) * 255
     return np.clip(value + 0.5, 0, 255).astype(np.uint8)
+
+
+def blank(rng: np.random.Generator, rgb: Picture, cells: CellMap) -> None:
+    """Blank a strip of some tiles, in place, as what lies beyond a slide's edge is read: white, and without nuclei.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    rgb, cells
+        (H, W, 3) in 0..255, and (H + 32, W + 32) as `cut_and_turn` gives them.
+    """
+    if rng.random() > _AT_AN_EDGE:
+        return
+    side = rgb.shape[0]
+    strip = int(rng.uniform(0.05, 0.7) * side)
+    turns = int(rng.integers(4))
+    np.rot90(rgb, turns)[:strip] = 255
+    np.rot90(cells, turns)[: strip + _RIM_PX] = 0
 
 
 def disturb(rng: np.random.Generator, rgb: Picture) -> Picture:

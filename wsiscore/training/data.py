@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from wsiscore.errors import SlideError
 from wsiscore.generators import TargetRules
-from wsiscore.training.augment import crop, cut_and_turn, disturb, fade, inner
+from wsiscore.training.augment import blank, crop, cut_and_turn, disturb, fade, inner
 from wsiscore.training.pool import Pool
 from wsiscore.training.targets import colour_mask, k_maps, random_classes, read_nuclei
 
@@ -77,6 +77,7 @@ class Draws(Dataset[dict[str, Tensor]]):
     def _item(self, rng: np.random.Generator) -> dict[str, Picture]:
         rgb, cells = self._rendered(rng)
         rgb = disturb(rng, fade(rng, rgb, inner(cells[None])[0]))
+        blank(rng, rgb, cells)
         item = {
             "rgb": np.ascontiguousarray(rgb.transpose(2, 0, 1)),
             "maps": inner(k_maps(cells, self.targets)),
