@@ -18,7 +18,7 @@ import numpy as np
 
 from wsiscore.annotations import read_rois, roi_file_beside
 from wsiscore.generators import Generator, SlideAdaptive
-from wsiscore.infer import infer_tiles
+from wsiscore.inference import infer_tiles
 from wsiscore.models import default_model, load_model
 from wsiscore.slide import Slide
 from wsiscore.tiles import TileList

@@ -42,7 +42,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with all that the commands speak of; they run in it one after the other."""
     folder = tmp_path_factory.mktemp("desk")
     (folder / "slides").mkdir()
-    for suffix in ("svs", "geojson"):
+    (folder / "clinical.csv").write_text("slide,ki67\nlow,10\n")
+    for suffix in ("svs", "geojson", "truth.csv"):
         shutil.copy(ROOT / "sample_slides" / f"low.{suffix}", folder / "slides")
     small = ihcscoregan.build(ihcscoregan.Config(width=4), ihcscoregan.SPEC, None, "cpu").weights()
     state = {theirs: torch.from_numpy(small[ours]) for theirs, ours in ihcscoregan._published_names(4).items()}
@@ -71,6 +72,13 @@ def test_the_readme_program_prints_an_index(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert 0 < float(done.stdout) < 20
+
+
+def test_public_names_stay_what_they_are() -> None:
+    """A module that is named like a function would hide it once it is loaded."""
+    code = "import wsiscore, wsiscore.pipeline\nprint([type(getattr(wsiscore, name)) for name in wsiscore.__all__])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "module" not in done.stdout
 
 
 def test_every_column_of_the_table_is_explained() -> None:

@@ -5,10 +5,10 @@ import gzip
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 import shapely
@@ -406,62 +406,29 @@ def test_masks_of_classes_are_read(tmp_path):
     assert read_one(tmp_path, mpp=1.0) == ([[3.5, 5], [7.5, 5], [16, 16]], [POS, NEG, POS])
 
 
-class FakeH5:
-    """Stands in for h5py: a file with one dataset, kept as NumPy's own format."""
-
-    def __init__(self, path, mode):
-        assert mode == "r"
-        self.coordinates = np.load(path)
-
-    def __enter__(self):
-        return {"coordinates": {(): self.coordinates}}
-
-    def __exit__(self, *error):
-        return None
-
-
-def bcdata(folder, write):
+def bcdata(folder):
+    """Write two images as BCData has them, the second without a cell."""
     for kind, coordinates in (("positive", [[10, 20]]), ("negative", [[30, 40], [50, 60]])):
         (folder / kind).mkdir(parents=True)
-        write(folder / kind / "0.h5", np.array(coordinates, np.int64))
-        write(folder / kind / "1.h5", np.zeros((0, 2), np.int64))
+        for stem, rows in (("0", np.array(coordinates, np.int64)), ("1", np.zeros((0, 2), np.int64))):
+            with h5py.File(folder / kind / f"{stem}.h5", "w") as file:
+                file["coordinates"] = rows
 
 
-def write_npy(path, array):
-    with path.open("wb") as file:
-        np.save(file, array)
-
-
-def check_bcdata(folder):
+def test_bcdata_is_read(tmp_path):
+    bcdata(tmp_path / "annotations" / "test")
     wanted = ([[5, 10], [15, 20], [25, 30]], [POS, NEG, NEG])
-    assert read_one(folder / "annotations" / "test", stem="0") == wanted
-    assert read_one(folder / "annotations", stem="0") == wanted
-    assert read_one(folder / "annotations", stem="1") == ([], [])
-
-
-def test_bcdata_is_laid_out_as_we_read_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace(File=FakeH5))
-    bcdata(tmp_path / "annotations" / "test", write_npy)
-    check_bcdata(tmp_path)
+    assert read_one(tmp_path / "annotations" / "test", stem="0") == wanted
+    assert read_one(tmp_path / "annotations", stem="0") == wanted
+    assert read_one(tmp_path / "annotations", stem="1") == ([], [])
     (tmp_path / "annotations" / "test" / "negative" / "0.h5").unlink()
     with pytest.raises(TruthError, match=r"negative/0\.h5 cannot be read"):
         read_one(tmp_path / "annotations", stem="0")
 
 
-def test_bcdata_is_read(tmp_path):
-    h5py = pytest.importorskip("h5py")
-
-    def write(path, array):
-        with h5py.File(path, "w") as file:
-            file["coordinates"] = array
-
-    bcdata(tmp_path / "annotations" / "test", write)
-    check_bcdata(tmp_path)
-
-
 def test_bcdata_without_h5py_says_what_to_install(tmp_path, monkeypatch):
+    bcdata(tmp_path)
     monkeypatch.setitem(sys.modules, "h5py", None)
-    bcdata(tmp_path, write_npy)
     with pytest.raises(TruthError, match="pip install h5py"):
         read_one(tmp_path, stem="0")
 

@@ -12,12 +12,12 @@ PACKAGE = ROOT / "wsiscore"
 
 FLOORS = [
     ["errors"],
-    ["regions", "stain"],
+    ["regions", "stain", "writing"],
     ["outlines", "generators"],
     ["nets", "sources", "slide", "annotations", "card"],
     ["tissue", "tiles", "models"],
     ["mosaic"],
-    ["infer", "cells"],
+    ["inference", "cells"],
     ["score", "rendering", "synthetic"],
     ["report", "training", "evaluation"],
     ["provenance"],

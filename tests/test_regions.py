@@ -47,5 +47,5 @@ def test_scales_do_not_mix() -> None:
 
 @pytest.mark.parametrize(("width", "mpp"), [(0, 0.5), (1, 0.0), (1, float("nan"))])
 def test_no_empty_regions(width: int, mpp: float) -> None:
-    with pytest.raises(ValueError, match="at least one pixel|positive number"):
+    with pytest.raises(ValueError, match=r"at least one pixel|positive number"):
         Region(0, 0, width, 1, mpp)

@@ -42,11 +42,11 @@ from wsiscore.report import (
     write_scores_csv,
 )
 from wsiscore.report.fields import choose_fields, local_fields
-from wsiscore.report.files import replacing
 from wsiscore.report.page import whole_percent
 from wsiscore.report.picture import jpeg, take
 from wsiscore.score import SlideScore, Tally, score_cells
 from wsiscore.slide import Slide
+from wsiscore.writing import replacing
 
 HOSTILE = "a<script>alert(1)</script>&\"'\udce9 ü.svs"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

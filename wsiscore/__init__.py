@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wsiscore.annotations import read_rois
     from wsiscore.cells import Cells, find_cells
     from wsiscore.errors import WsiscoreError
-    from wsiscore.infer import infer
+    from wsiscore.inference import infer
     from wsiscore.models import load_model
     from wsiscore.mosaic import Mosaic
     from wsiscore.regions import Region, Roi
@@ -57,7 +57,7 @@ _HOMES = {
     "WsiscoreError": "errors",
     "find_cells": "cells",
     "find_tissue": "tissue",
-    "infer": "infer",
+    "infer": "inference",
     "load_model": "models",
     "read_rois": "annotations",
     "score_cells": "score",

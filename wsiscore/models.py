@@ -18,6 +18,7 @@ import numpy as np
 from wsiscore.card import CARD, Card, Measurement, Weights, card_json, read_card
 from wsiscore.errors import ModelError, OutputError
 from wsiscore.generators import Family, Generator, family
+from wsiscore.writing import replacing
 
 __all__ = [
     "Card",
@@ -100,17 +101,14 @@ def write_model(folder: Path, card: Card, weights: Mapping[str, Any] | None) -> 
     from safetensors.numpy import save
 
     entry = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if weights is not None:
-            content = save({name: np.require(value, requirements="C") for name, value in weights.items()})
-            entry = Weights(WEIGHTS, hashlib.sha256(content).hexdigest())
-            _replace_file(folder / WEIGHTS, content)
-        card = replace(card, weights=entry, folder=folder)
-        text = json.dumps(card_json(card), indent=2, ensure_ascii=False) + "\n"
-        _replace_file(folder / CARD, text.encode())
-    except OSError as error:
-        raise OutputError(f"the model cannot be written to {folder}: {error.strerror}") from error
+    if weights is not None:
+        content = save({name: np.require(value, requirements="C") for name, value in weights.items()})
+        entry = Weights(WEIGHTS, hashlib.sha256(content).hexdigest())
+        with replacing(folder / WEIGHTS) as part:
+            part.write_bytes(content)
+    card = replace(card, weights=entry, folder=folder)
+    with replacing(folder / CARD) as part:
+        part.write_text(json.dumps(card_json(card), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return card
 
 
@@ -224,10 +222,3 @@ def _load_weights(folder: Path, entry: Weights) -> dict[str, Any]:
         return dict(load(content))
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from error
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)

@@ -23,7 +23,7 @@ from wsiscore.annotations import read_rois, roi_file_beside
 from wsiscore.cells import Cells, find_cells
 from wsiscore.errors import MosaicError, OutputError, RoiError, SlideError, WsiscoreError
 from wsiscore.generators import CellRules, Generator
-from wsiscore.infer import infer_tiles
+from wsiscore.inference import infer_tiles
 from wsiscore.models import default_model, find_model, load_model, read_card
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.outlines import clip_rois
@@ -37,12 +37,12 @@ from wsiscore.report import (
     write_report,
     write_score,
 )
-from wsiscore.report.files import replacing
 from wsiscore.score import CUTOFF, SlideScore, score_cells
 from wsiscore.slide import Slide
 from wsiscore.stain import MOST_PINK
 from wsiscore.tiles import TileList
 from wsiscore.tissue import find_tissue
+from wsiscore.writing import replacing
 
 __all__ = [
     "MOSAIC",

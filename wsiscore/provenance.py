@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from wsiscore import __version__
-from wsiscore.report.files import replacing
+from wsiscore.writing import replacing
 
 __all__ = ["RUN", "Record", "slide_of"]
 

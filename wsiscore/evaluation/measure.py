@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from wsiscore.errors import OutputError
 from wsiscore.evaluation.agreement import roc
 from wsiscore.evaluation.cases import (
     CASE_HEADER,
@@ -25,6 +24,7 @@ from wsiscore.evaluation.cells import CELL_HEADER, cell_rows, compare_cells, sum
 from wsiscore.evaluation.figures import case_figure, cell_figure
 from wsiscore.evaluation.sources import find_predicted, read_found, read_truth
 from wsiscore.evaluation.truth import Kind
+from wsiscore.writing import replacing
 
 __all__ = ["RADIUS_UM", "evaluate_cases", "evaluate_cells"]
 
@@ -161,8 +161,5 @@ def _csv(rows: Table) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; choose another folder with -o") from error
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")

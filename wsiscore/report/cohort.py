@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from wsiscore.report.files import replacing
 from wsiscore.report.page import (
     RESEARCH_USE,
     escape,
@@ -21,6 +20,7 @@ from wsiscore.report.page import (
     table,
 )
 from wsiscore.score import SlideScore
+from wsiscore.writing import replacing
 
 __all__ = ["Entry", "write_index"]
 

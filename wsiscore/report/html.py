@@ -12,7 +12,6 @@ from wsiscore.cells import Cells
 from wsiscore.regions import Roi
 from wsiscore.report import figures
 from wsiscore.report.fields import MIN_LOCAL, bounds_um, choose_fields, local_fields, map_side_um, quartiles
-from wsiscore.report.files import replacing
 from wsiscore.report.page import (
     RESEARCH_USE,
     escape,
@@ -28,6 +27,7 @@ from wsiscore.report.page import (
 from wsiscore.report.picture import take
 from wsiscore.score import MIN_CELLS, SlideScore, Tally
 from wsiscore.slide import Slide
+from wsiscore.writing import replacing
 
 __all__ = ["write_report"]
 

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wsiscore.cells import Cells
 from wsiscore.regions import Roi
-from wsiscore.report.files import replacing
 from wsiscore.report.picture import Picture, jpeg, take
 from wsiscore.slide import Slide
+from wsiscore.writing import replacing
 
 __all__ = ["write_overlay"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wsiscore.cells import Cells
-from wsiscore.report.files import replacing
+from wsiscore.writing import replacing
 
 __all__ = ["write_cells"]
 

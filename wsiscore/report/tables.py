@@ -16,8 +16,8 @@ import pyarrow.parquet
 
 from wsiscore.cells import Cells
 from wsiscore.regions import Roi
-from wsiscore.report.files import replacing
 from wsiscore.score import SlideScore, Tally
+from wsiscore.writing import replacing
 
 __all__ = ["HEADER", "error_row", "row", "score_json", "write_cells_table", "write_score", "write_scores_csv"]
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from making import Darkness, whole, write_png
 
 from wsiscore.errors import ModelError, MosaicError, OutputError, SlideError
-from wsiscore.infer import infer, infer_tiles
+from wsiscore.inference import infer, infer_tiles
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.regions import Region, Roi
 from wsiscore.slide import Slide
@@ -164,7 +164,7 @@ _DYING = """
 import os, signal, sys
 import numpy as np
 from making import Darkness, whole
-from wsiscore.infer import infer
+from wsiscore.inference import infer
 from wsiscore.slide import Slide
 
 source, target, lives = sys.argv[1], sys.argv[2], int(sys.argv[3])
