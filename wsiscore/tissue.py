@@ -22,7 +22,7 @@ from wsiscore.stain import background, optical_density
 __all__ = ["find_tissue"]
 
 _MPP = 8.0  # wide enough to look at a whole slide, fine enough for its smallest pieces
-_SIDE_PX = (512, 4096)  # of the picture looked at: small slides are seen finer, huge ones coarser
+_SIDE_PX = (512, 3072)  # of the picture looked at: small slides are seen finer, huge ones coarser
 _BLACK = 25  # grey level of a scanner's border; many a nucleus is as black, but not 30 µm of them
 _SMOOTH_UM = 10.0  # a cell's surroundings
 _EVIDENCE_OD = (0.02, 0.035)  # least and largest cut between glass and tissue, mean of the channels
