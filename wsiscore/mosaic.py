@@ -116,6 +116,9 @@ class Mosaic:
                 raise MosaicError(
                     f"{path} was started with other settings ({changed}); delete it or choose another folder with -o"
                 )
+            if not found.complete:
+                for part in path.rglob("*.partial"):  # what a killed run was writing
+                    part.unlink(missing_ok=True)
             return found
         scratch = path.with_name(path.name + ".new")
         try:
