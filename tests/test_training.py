@@ -311,7 +311,7 @@ def test_a_model_learnt_the_other_way_round_is_named_right(turned, pool, tmp_pat
     module = family("ihcscoregan")
     recipe = Recipe(Config(**TINY), steps=1, seed=0, device="cpu", tiles=False, start=None)
     monkeypatch.setattr(module, "build", lambda *_: Brown(turned))
-    card = write_trained(tmp_path / "m", recipe, of(1), Sources(pool), module.SPEC, told="By hand.")
+    card = write_trained(tmp_path / "m", recipe, of(1), Sources(pool), module.SPEC, name="mine", told="By hand.")
     assert card.spec.channels == (("center", "negative", "positive") if turned else module.SPEC.channels)
     assert "OD of DAB" in card.polarity
     assert ("exchanged" in card.polarity) == turned
@@ -349,6 +349,7 @@ def test_the_command_trains_a_model_that_runs(tiles, tmp_path):
     assert done.exit_code == 0, done.output
     folder = Path(done.stdout.strip())
     card = read_card(folder)
+    assert card.name == "t"
     assert card.config["width"] == 4
     assert "2 unlabelled tiles" in card.trained_on
     maps = load_model(folder, "cpu")(np.full((1, 3, 64, 64), 200, np.uint8))
@@ -385,7 +386,10 @@ def test_help_lists_the_familys_own_options():
     text = run("train", "ihcscoregan", "--help").stdout
     for name in ("width=64", "detach='all'", "cycle=10.0", "color_variation=True"):
         assert name in text
-    assert "ihcscoregan" in run("train", "--help").stdout
+    families = run("train", "--help").stdout
+    assert "ihcscoregan" in families
+    assert "hdab" not in families
+    assert run("train", "hdab", "-o", "x").exit_code == 2
 
 
 @pytest.mark.parametrize("setting", ["depth=3", "width=wide", "detach=some", "width", "warm_share=2"])

@@ -26,93 +26,95 @@ _TILE_PX = 256  # of tiles cut here from slides
 _COVERAGE = 0.5  # of such a tile's core inside the regions
 
 
-class _Families(click.Group):
-    """One command a family, made when it is called: its help lists the family's own Config."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(names())
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return _command(cmd_name) if cmd_name in names() else None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Families"):
-            formatter.write_dl([(name, f"`wsiscore train {name} --help` lists its options.") for name in names()])
-
-
-@click.group(cls=_Families, epilog="Example: wsiscore train ihcscoregan tiles -o trained --set width=16 --steps 5000")
-def train() -> None:
-    """Train a generator of a family, on rendered truth and on slides without a label."""
-
-
-def _command(name: str) -> click.Command:
-    @click.command(
-        name, help=_help(name), epilog=f"Example: wsiscore train {name} slides/*.svs -o trained --steps 5000"
-    )
-    @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
-    @click.option(
+_OPTIONS = (
+    click.argument("inputs", metavar="[INPUT]...", nargs=-1),
+    click.option(
         "-o",
         "out",
         metavar="OUT",
         required=True,
         type=click.Path(file_okay=False, path_type=Path),
         help="Folder to fill.",
-    )
-    @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="An option of the family; repeat.")
-    @click.option("--steps", type=click.IntRange(1), default=10_000, show_default=True, help="Gradient steps.")
-    @click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Items a step and process.")
-    @click.option("--crop", type=click.IntRange(32), default=256, show_default=True, help="Side of an item, px.")
-    @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same training.")
-    @click.option("--start", metavar="NAME|FOLDER", help="Model of the family to start from.")
-    @click.option(
+    ),
+    click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="An option of the family; repeat."),
+    click.option("--steps", type=click.IntRange(1), default=10_000, show_default=True, help="Gradient steps."),
+    click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Items a step and process."),
+    click.option("--crop", type=click.IntRange(32), default=256, show_default=True, help="Side of an item, px."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same training."),
+    click.option("--start", metavar="NAME|FOLDER", help="Model of the family to start from."),
+    click.option(
         "--masks",
         metavar="FOLDER",
         type=click.Path(exists=True, file_okay=False, path_type=Path),
         help="Outlined nuclei for the target domain: HoVer-Net JSON, label maps, GeoJSON or ImageScope XML; "
         "by default those of the rendered fields.",
-    )
-    @click.option("--fields", type=click.IntRange(1), default=2000, show_default=True, help="Rendered fields.")
-    @click.option(
+    ),
+    click.option("--fields", type=click.IntRange(1), default=2000, show_default=True, help="Rendered fields."),
+    click.option(
         "--pool",
         metavar="FOLDER",
         type=click.Path(file_okay=False, path_type=Path),
         help="Where the rendered fields lie or are to lie, for several trainings to share; by default OUT/pool.",
-    )
-    @options.mpp
-    @click.option(
+    ),
+    options.mpp,
+    click.option(
         "--tiles", "unique", type=click.IntRange(1), help="Train on this many unique tiles; by default on all."
-    )
-    @click.option(
+    ),
+    click.option(
         "--cases",
         metavar="CSV",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Columns slide, case and perhaps date; by default each slide is a case.",
-    )
-    @click.option(
+    ),
+    click.option(
         "--split",
         type=click.Choice(["random", "chronological"]),
         default="random",
         show_default=True,
         help="Order in which cases are kept for testing.",
-    )
-    @click.option(
+    ),
+    click.option(
         "--test-share",
         type=click.FloatRange(0, 1, max_open=True),
         default=0.0,
         show_default=True,
         help="Share of the cases kept for testing.",
-    )
-    @click.option("--folds", type=click.IntRange(2), help="Divide the cases into this many parts instead.")
-    @click.option("--fold", type=click.IntRange(0), default=0, show_default=True, help="Part kept for testing, from 0.")
-    @click.option("--every", type=click.IntRange(1), default=500, show_default=True, help="Steps between checkpoints.")
-    @click.option(
+    ),
+    click.option("--folds", type=click.IntRange(2), help="Divide the cases into this many parts instead."),
+    click.option("--fold", type=click.IntRange(0), default=0, show_default=True, help="Part kept for testing, from 0."),
+    click.option("--every", type=click.IntRange(1), default=500, show_default=True, help="Steps between checkpoints."),
+    click.option(
         "--workers",
         type=click.IntRange(0),
         default=1,
         show_default=True,
         help="Processes that render and draw; 0 draws in the training's own.",
-    )
-    @options.device
+    ),
+    options.device,
+)
+
+
+class _Families(click.Group):
+    """One command for each family that can be trained, made when it is called: its help lists the family's Config."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in names() if hasattr(family(name), "recipe")]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _command(cmd_name) if cmd_name in self.list_commands(ctx) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        listed = self.list_commands(ctx)
+        with formatter.section("Families"):
+            formatter.write_dl([(name, f"`wsiscore train {name} --help` lists its options.") for name in listed])
+
+
+@click.group(cls=_Families, epilog="Example: wsiscore train --help")
+def train() -> None:
+    """Train a generator of a family, on rendered truth and on slides without a label."""
+
+
+def _command(name: str) -> click.Command:
     def run(inputs: tuple[str, ...], out: Path, settings: tuple[str, ...], start: str | None, **given: Any) -> None:
         from wsiscore.models import find_model, read_card
 
@@ -120,7 +122,11 @@ def _command(name: str) -> click.Command:
         config = _config(name, settings, card.config if card else {})
         click.echo(_run(name, config, list(options.paths_of(inputs)), out, card, **given))
 
-    return run
+    for option in reversed(_OPTIONS):
+        run = option(run)
+    small = "".join(f" --set {field.name}=8" for field in fields(family(name).Config) if field.name.endswith("width"))
+    example = f"Example: wsiscore train {name} slides/*.svs -o trial{small} --steps 4 --crop 64 --fields 16"
+    return click.command(name, help=_help(name), epilog=example)(run)
 
 
 def _run(
@@ -147,7 +153,8 @@ def _run(
     )
     minutes = (time.monotonic() - began) / 60
     told = f"Command: {shlex.join(['wsiscore', *sys.argv[1:]])} ({minutes:.0f} minutes on {device})."
-    return write_trained(out / "model", recipe, training, sources, spec, told=told).folder or out
+    write_trained(out / "model", recipe, training, sources, spec, name=out.resolve().name, told=told)
+    return out / "model"
 
 
 def _sources(spec: GeneratorSpec, paths: list[Path], out: Path, **given: Any) -> Sources:

@@ -110,20 +110,29 @@ def choose_rules(generator: Generator, sources: Sources) -> CellRules:
 
 
 def write_trained(
-    folder: Path, recipe: Recipe, settings: TrainSettings, sources: Sources, spec: GeneratorSpec, *, told: str
+    folder: Path,
+    recipe: Recipe,
+    settings: TrainSettings,
+    sources: Sources,
+    spec: GeneratorSpec,
+    *,
+    name: str,
+    told: str,
 ) -> Card:
     """Write what was learnt as a model: its class channels are named by their DAB, its rules suit rendered fields.
 
     Parameters
     ----------
     folder
-        Of the model; its last part is the model's name.
+        Of the model.
     recipe
         Trained.
     settings, sources
         What it was trained with.
     spec
         What the generator reads and gives.
+    name
+        What the model is called.
     told
         Sentence for the card: the command and how long it took.
 
@@ -142,7 +151,7 @@ def write_trained(
         spec = replace(spec, channels=tuple(exchanged.get(name, name) for name in spec.channels))
     kind = "real" if sources.tiles else "rendered"
     card = Card(
-        name=folder.name,
+        name=name,
         family=settings.family,
         version="1",
         description=f"Trained by wsiscore train for {settings.steps} steps of {settings.batch}.",
