@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 __all__ = ["blank", "crop", "cut_and_turn", "disturb", "fade", "inner"]
 
-_SCALE = 0.12  # standard deviation of the logarithm of the magnification
-_UNFADED = 0.4  # share of tiles whose nuclei keep their stain
-_FADED_TO = (0.35, 1.0)
+_SCALE = (-0.08, 0.2)  # mean and standard deviation of the logarithm of the magnification
+_UNFADED = 0.5  # share of tiles whose nuclei keep their stain
+_FADED_TO = (0.4, 1.0)
 _AT_AN_EDGE = 0.2  # share of tiles that lie across a slide's edge
 _RIM_PX = 16  # cut around a tile first, so that nuclei at its edge keep their true centroid
 
@@ -52,7 +52,7 @@ def cut_and_turn(
     x, y = width / 2 + rng.uniform(-slack, slack), height / 2 + rng.uniform(-slack, slack)
     free = rng.random() < 0.5
     angle = float(rng.uniform(0, 2 * np.pi)) if free else float(rng.integers(4)) * np.pi / 2
-    scale = float(np.exp(rng.normal(0, _SCALE))) if free else 1.0
+    scale = float(np.exp(rng.normal(*_SCALE))) if free else 1.0
     if not free:
         x, y = round(x) + 0.5 * (side % 2), round(y) + 0.5 * (side % 2)  # whole pixels stay as they are
     mirror = -1.0 if rng.random() < 0.5 else 1.0
@@ -86,7 +86,7 @@ def fade(rng: np.random.Generator, rgb: Picture, cells: CellMap) -> Picture:
     if rng.random() < _UNFADED:
         return rgb
     n = int(np.abs(cells).max(initial=0)) + 1
-    kept = np.clip(rng.uniform(*_FADED_TO) * np.exp(rng.normal(0, 0.2, n)), 0.3, 1).astype(np.float32)
+    kept = np.clip(rng.uniform(*_FADED_TO) * np.exp(rng.normal(0, 0.2, n)), 0.4, 1).astype(np.float32)
     share = np.where(cells > 0, np.maximum(kept, 0.7)[np.abs(cells)], kept[np.abs(cells)])
     share = cv2.GaussianBlur(np.where(cells == 0, np.float32(1), share), (0, 0), 0.8)[..., None]
     od = -np.log10(np.maximum(rgb, 1).astype(np.float32) / 255)
