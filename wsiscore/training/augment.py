@@ -8,12 +8,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["blank", "crop", "cut_and_turn", "disturb", "fade", "inner"]
+__all__ = ["blank", "counterstain", "crop", "cut_and_turn", "disturb", "fade", "inner"]
 
 _SCALE = (-0.08, 0.2)  # mean and standard deviation of the logarithm of the magnification
 _UNFADED = 0.5  # share of tiles whose nuclei keep their stain
 _FADED_TO = (0.4, 1.0)
 _AT_AN_EDGE = 0.2  # share of tiles that lie across a slide's edge
+_COUNTERSTAINED = 0.35  # share of tiles whose positive nuclei take more hematoxylin, and how much at most
+_MORE_OD = 0.8
+_HEMATOXYLIN = np.array([0.650, 0.704, 0.286], np.float32)  # Ruifrok & Johnston 2001
+_BEYOND_PX = 128  # mirrored around a field
+_LEAST_SCALE = 0.65
+_ZONE = 1000  # more than the nuclei of a field; eight times that stays below `OTHERS`
 _RIM_PX = 16  # cut around a tile first, so that nuclei at its edge keep their true centroid
 
 Picture = npt.NDArray[np.uint8]
@@ -46,13 +52,15 @@ def cut_and_turn(
     rgb, cells
         (side, side, 3) in 0..255, and (side + 32, side + 32): the square's cells with a rim of 16 px.
     """
-    height, width = cells.shape
+    rgb = np.asarray(cv2.copyMakeBorder(rgb, *(_BEYOND_PX,) * 4, cv2.BORDER_REFLECT), np.uint8)
+    cells = _mirrored(cells)
+    height, width = (length - 2 * _BEYOND_PX for length in cells.shape)
     side = side_px + 2 * _RIM_PX
     slack = max((min(height, width) - side_px) / 2, 0)
-    x, y = width / 2 + rng.uniform(-slack, slack), height / 2 + rng.uniform(-slack, slack)
+    x, y = (_BEYOND_PX + length / 2 + rng.uniform(-slack, slack) for length in (width, height))
     free = rng.random() < 0.5
     angle = float(rng.uniform(0, 2 * np.pi)) if free else float(rng.integers(4)) * np.pi / 2
-    scale = float(np.exp(rng.normal(*_SCALE))) if free else 1.0
+    scale = max(float(np.exp(rng.normal(*_SCALE))), _LEAST_SCALE) if free else 1.0
     if not free:
         x, y = round(x) + 0.5 * (side % 2), round(y) + 0.5 * (side % 2)  # whole pixels stay as they are
     mirror = -1.0 if rng.random() < 0.5 else 1.0
@@ -67,6 +75,40 @@ def cut_and_turn(
     )
     inner = slice(_RIM_PX, _RIM_PX + side_px)
     return np.ascontiguousarray(picture[inner, inner]), turned.astype(np.int32)
+
+
+def _mirrored(cells: CellMap) -> CellMap:
+    """Return cells with a mirrored rim; nuclei in it get numbers of their own, but for those the edge cuts."""
+    wide = cv2.copyMakeBorder(np.ascontiguousarray(cells, np.int16), *(_BEYOND_PX,) * 4, cv2.BORDER_REFLECT)
+    cut = np.zeros(int(np.abs(cells).max(initial=0)) + 1, np.int16)
+    for edge in (cells[0], cells[-1], cells[:, 0], cells[:, -1]):
+        cut[np.abs(edge)] = 1
+    rows, columns = (np.repeat([0, 1, 2], [_BEYOND_PX, length, _BEYOND_PX]) for length in cells.shape)
+    zone = np.array([[1, 2, 3], [4, 0, 5], [6, 7, 8]], np.int16)[rows[:, None], columns]
+    return np.asarray(wide + np.sign(wide) * zone * np.int16(_ZONE) * (1 - cut[np.abs(wide)]), np.int16)
+
+
+def counterstain(rng: np.random.Generator, rgb: Picture, cells: CellMap) -> Picture:
+    """Give the positive nuclei of some tiles more hematoxylin, each its own: some laboratories' are black-violet.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    rgb, cells
+        (H, W, 3) in 0..255 and (H, W).
+
+    Returns
+    -------
+    (H, W, 3) in 0..255.
+    """
+    if rng.random() > _COUNTERSTAINED:
+        return rgb
+    n = int(np.abs(cells).max(initial=0)) + 1
+    more = (rng.uniform(0, _MORE_OD) * rng.random(n)).astype(np.float32)
+    od = cv2.GaussianBlur(np.where(cells > 0, more[np.abs(cells)], np.float32(0)), (0, 0), 0.8)
+    value = rgb * np.power(10, -od[..., None] * _HEMATOXYLIN)
+    return np.asarray(value + 0.5, np.uint8)
 
 
 def fade(rng: np.random.Generator, rgb: Picture, cells: CellMap) -> Picture:

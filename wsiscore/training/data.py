@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from wsiscore.errors import SlideError
 from wsiscore.generators import TargetRules
-from wsiscore.training.augment import blank, crop, cut_and_turn, disturb, fade, inner
+from wsiscore.training.augment import blank, counterstain, crop, cut_and_turn, disturb, fade, inner
 from wsiscore.training.pool import Pool
 from wsiscore.training.targets import colour_mask, k_maps, random_classes, read_nuclei
 
@@ -76,7 +76,8 @@ class Draws(Dataset[dict[str, Tensor]]):
 
     def _item(self, rng: np.random.Generator) -> dict[str, Picture]:
         rgb, cells = self._rendered(rng)
-        rgb = disturb(rng, fade(rng, rgb, inner(cells[None])[0]))
+        inside = inner(cells[None])[0]
+        rgb = disturb(rng, fade(rng, counterstain(rng, rgb, inside), inside))
         blank(rng, rgb, cells)
         item = {
             "rgb": np.ascontiguousarray(rgb.transpose(2, 0, 1)),
@@ -104,6 +105,7 @@ class Draws(Dataset[dict[str, Tensor]]):
         """Return the coloured mask and the maps of nuclei that have nothing to do with the tile."""
         if self.sources.masks:
             labels = read_nuclei(self.sources.masks[int(rng.integers(len(self.sources.masks)))])
+            labels = np.unique(np.append(labels, 0), return_inverse=True)[1][:-1].reshape(labels.shape)  # 0, 1, 2, …
             _, cells = cut_and_turn(rng, np.zeros((*labels.shape, 3), np.uint8), labels, self.crop_px)
         else:
             _, cells = self._rendered(rng)
