@@ -58,7 +58,7 @@ def run(words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", [*shown_in_pages(), *shown_in_help()])
+@pytest.mark.parametrize("command", list(dict.fromkeys([*shown_in_pages(), *shown_in_help()])))
 def test_a_command_that_is_shown_runs(command: str, desk: Path) -> None:
     if command.endswith("column -t -s $'\\t'") and not shutil.which("column"):
         pytest.skip("column is not installed")

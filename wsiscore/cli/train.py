@@ -125,7 +125,7 @@ def _command(name: str) -> click.Command:
     for option in reversed(_OPTIONS):
         run = option(run)
     small = "".join(f" --set {field.name}=8" for field in fields(family(name).Config) if field.name.endswith("width"))
-    example = f"Example: wsiscore train {name} slides/*.svs -o trial{small} --steps 4 --crop 64 --fields 16"
+    example = f"Example: wsiscore train {name} slides/*.svs -o trial{small} --steps 4 --crop 64 --fields 4"
     return click.command(name, help=_help(name), epilog=example)(run)
 
 
