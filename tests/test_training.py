@@ -16,6 +16,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage as ndi
 
 from wsiscore.cli import main
 from wsiscore.errors import ModelError, OutputError, SlideError
@@ -23,6 +24,7 @@ from wsiscore.generators import TargetRules, family
 from wsiscore.generators.ihcscoregan import Config, DualUNet, Recipe
 from wsiscore.models import load_model, read_card
 from wsiscore.training import Case, Draws, PoolSettings, Sources, TrainSettings, check_polarity, render_pool, train
+from wsiscore.training.augment import blank, cut_and_turn, inner
 from wsiscore.training.cases import slide_of_tile, split_by_case
 from wsiscore.training.loop import CHECKPOINT, LOSSES
 from wsiscore.training.outcome import choose_rules, write_trained
@@ -103,6 +105,35 @@ def test_processes_draw_the_parts_of_one_batch(pool):
     whole = Draws(Sources(pool), TargetRules(), batch=4, crop_px=32, seed=5)
     parts = [replace(whole, batch=2, first=first)[3]["rgb"] for first in (0, 2)]
     assert torch.equal(torch.cat(parts), whole[3]["rgb"])
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_turned_nuclei_stay_whole_and_keep_their_class(seed):
+    rng = np.random.default_rng(seed)
+    cells = np.zeros((96, 96), np.int16)
+    for number, (row, column) in enumerate(np.ndindex(6, 6), start=1):
+        cells[16 * row + 3 : 16 * row + 13, 16 * column + 3 : 16 * column + 13] = number if row < 3 else -number
+    rgb = np.where(cells[..., None] > 0, [120, 80, 50], np.where(cells[..., None] < 0, [90, 100, 150], 230))
+    picture, turned = cut_and_turn(rng, rgb.astype(np.uint8), cells, 64)
+    assert picture.shape == (64, 64, 3)
+    for number in np.unique(turned[turned != 0]):
+        assert ndi.label(turned == number, np.ones((3, 3)))[1] == 1
+    red, blue = picture[..., 0].astype(int), picture[..., 2].astype(int)
+    inside = inner(turned[None])[0]
+    eroded = {sign: ndi.binary_erosion(np.sign(inside) == sign, iterations=2) for sign in (1, -1)}
+    assert (red[eroded[1]] > blue[eroded[1]]).all()
+    assert (red[eroded[-1]] < blue[eroded[-1]]).all()
+
+
+def test_beyond_a_slides_edge_all_is_white_and_without_nuclei():
+    blanked = 0
+    for seed in range(60):
+        rgb, cells = np.full((64, 64, 3), 200, np.uint8), np.ones((96, 96), np.int32)
+        blank(np.random.default_rng(seed), rgb, cells)
+        np.testing.assert_array_equal((rgb == 255).all(-1), inner(cells[None])[0] == 0)
+        blanked += bool((rgb == 255).any())
+    assert 2 < blanked < 30
 
 
 def test_masks_are_unrelated_to_the_tile_and_drawn_by_the_papers_rule(pool, tiles):

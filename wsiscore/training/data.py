@@ -105,8 +105,8 @@ class Draws(Dataset[dict[str, Tensor]]):
         """Return the coloured mask and the maps of nuclei that have nothing to do with the tile."""
         if self.sources.masks:
             labels = read_nuclei(self.sources.masks[int(rng.integers(len(self.sources.masks)))])
-            labels = np.unique(np.append(labels, 0), return_inverse=True)[1][:-1].reshape(labels.shape)  # 0, 1, 2, …
-            _, cells = cut_and_turn(rng, np.zeros((*labels.shape, 3), np.uint8), labels, self.crop_px)
+            numbers = np.unique(np.append(labels, 0), return_inverse=True)[1][:-1].reshape(labels.shape)  # 0, 1, 2, …
+            _, cells = cut_and_turn(rng, np.zeros((*labels.shape, 3), np.uint8), numbers, self.crop_px)
         else:
             _, cells = self._rendered(rng)
         cells = random_classes(cells, rng)
