@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +24,7 @@ __all__ = ["Pool", "PoolSettings", "render_pool"]
 _ABOUT = "pool.json"
 _BLOCK = 16  # fields a file
 _RIM_UM = 14.0
+_GLIAL = 0.3  # share of fields whose tumour has small, long, pale nuclei
 _MAGNIFICATION = 0.1  # standard deviation of the logarithm of a field's scale
 _INDEX = (0.6, 1.1)  # of the beta distribution of the index: many fields near 0, some near 100 %
 _FINER = 0.35  # share of fields painted at a finer scale and averaged down, as slides are read
@@ -139,13 +140,30 @@ def _render_block(folder: Path, settings: PoolSettings, block: int) -> None:
         part.replace(folder / f"{block:05d}.{name}.npy")
 
 
+def _look(rng: np.random.Generator) -> Look:
+    """Draw a look; some are of tumours whose nuclei are small, long, irregular and pale, as a glioma's."""
+    look = Look.random(rng, float(rng.uniform(0.3, 1)))
+    if rng.random() > _GLIAL:
+        return look
+    return replace(
+        look,
+        diameter_um=float(rng.uniform(5, 8.5)),
+        diameter_spread=float(rng.uniform(0.15, 0.3)),
+        elongation=float(rng.uniform(0.3, 1.2)),
+        irregularity=float(rng.uniform(0.03, 0.1)),
+        nuclear_od=look.nuclear_od * float(rng.uniform(0.45, 1)),
+        density_mm2=float(rng.uniform(2500, 6000)),
+        stroma_mm2=float(rng.uniform(50, 500)),
+    )
+
+
 def _render(settings: PoolSettings, number: int) -> tuple[Picture, CellMap]:
     rng = np.random.default_rng([settings.seed, number])
     mpp = settings.mpp * float(np.exp(rng.normal(0, _MAGNIFICATION)))
     factor = 2 if rng.random() < _FINER else 1
     rim = round(_RIM_UM / mpp)  # the class of nuclei centred outside is not known: they are cut off
     painted = (settings.side_px + 2 * rim) * factor
-    look = Look.random(rng, float(rng.uniform(0.3, 1)))
+    look = _look(rng)
     index = 100 * float(rng.beta(*_INDEX))
     field = render_field(rng, painted, painted, mpp / factor, look=look, index=index)
     rgb = cv2.resize(field.rgb, (painted // factor, painted // factor), interpolation=cv2.INTER_AREA)
