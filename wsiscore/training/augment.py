@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["blank", "counterstain", "crop", "cut_and_turn", "disturb", "fade", "inner"]
+__all__ = ["blank", "counterstain", "crop", "cut_and_turn", "disturb", "fade", "forget_unseen", "inner"]
 
 _SCALE = (-0.08, 0.2)  # mean and standard deviation of the logarithm of the magnification
 _UNFADED = 0.5  # share of tiles whose nuclei keep their stain
@@ -20,6 +20,10 @@ _HEMATOXYLIN = np.array([0.650, 0.704, 0.286], np.float32)  # Ruifrok & Johnston
 _BEYOND_PX = 128  # mirrored around a field
 _LEAST_SCALE = 0.65
 _ZONE = 1000  # more than the nuclei of a field; eight times that stays below `OTHERS`
+_AROUND_PX = 6.0  # how far around a nucleus its ground is looked at
+_LEAST_OD = 0.02  # root mean square difference of a nucleus from it that can be seen
+_LEAST_NOISES = 2.5  # and in median absolute deviations of the ground
+_LEAST_PX = 12  # smaller parts of nuclei are not judged
 _RIM_PX = 16  # cut around a tile first, so that nuclei at its edge keep their true centroid
 
 Picture = npt.NDArray[np.uint8]
@@ -174,6 +178,29 @@ def disturb(rng: np.random.Generator, rgb: Picture) -> Picture:
         coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(45, 95))])[1]
         picture = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
     return np.ascontiguousarray(picture)
+
+
+def forget_unseen(rgb: Picture, cells: CellMap) -> None:
+    """Take nuclei out of the truth, in place, that hardly differ from the ground around them.
+
+    Parameters
+    ----------
+    rgb, cells
+        (H, W, 3) in 0..255, and (H + 32, W + 32) as `cut_and_turn` gives them.
+    """
+    od = -np.log10(np.maximum(rgb, 1).astype(np.float32).mean(axis=2) / 255)
+    od = cv2.GaussianBlur(od, (0, 0), 0.7)
+    of = np.abs(inner(cells[None])[0])
+    bare = (of == 0).astype(np.float32)
+    near = cv2.GaussianBlur(bare, (0, 0), _AROUND_PX) + np.float32(1e-3)
+    apart = od - (cv2.GaussianBlur(od * bare, (0, 0), _AROUND_PX) + np.float32(1e-3) * od.min()) / near
+    least = max(_LEAST_OD, _LEAST_NOISES * float(np.median(np.abs(apart[of == 0]))) if bare.any() else 0.0)
+    n = np.bincount(of.ravel())
+    seen = np.sqrt(np.bincount(of.ravel(), np.square(apart).ravel()) / np.maximum(n, 1)) >= least
+    shown = np.zeros(int(np.abs(cells).max(initial=0)) + 1, bool)
+    shown[: len(seen)] = seen | (n < _LEAST_PX)
+    shown[len(seen) :] = True
+    cells[~shown[np.abs(cells)]] = 0
 
 
 def inner(maps: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from wsiscore.errors import SlideError
 from wsiscore.generators import TargetRules
-from wsiscore.training.augment import blank, counterstain, crop, cut_and_turn, disturb, fade, inner
+from wsiscore.training.augment import blank, counterstain, crop, cut_and_turn, disturb, fade, forget_unseen, inner
 from wsiscore.training.pool import Pool
 from wsiscore.training.targets import colour_mask, k_maps, random_classes, read_nuclei
 
@@ -78,6 +78,7 @@ class Draws(Dataset[dict[str, Tensor]]):
         rgb, cells = self._rendered(rng)
         inside = inner(cells[None])[0]
         rgb = disturb(rng, fade(rng, counterstain(rng, rgb, inside), inside))
+        forget_unseen(rgb, cells)
         blank(rng, rgb, cells)
         item = {
             "rgb": np.ascontiguousarray(rgb.transpose(2, 0, 1)),
