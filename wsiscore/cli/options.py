@@ -1,4 +1,4 @@
-"""Options that two or more commands share, and what they become."""
+"""Options that two or more commands share; those of slides and models are named as the fields of `Settings`."""
 
 from __future__ import annotations
 
@@ -11,38 +11,18 @@ import click
 
 from wsiscore.errors import WsiscoreError
 
-__all__ = ["batch", "device", "each", "inputs", "model", "mpp", "out", "paths_of", "roi", "roi_class", "size"]
+__all__ = ["TILE_SIZES", "device", "each", "inputs", "mpp", "of_model", "of_slides", "paths_of"]
 
-_POSITIVE = click.FloatRange(0, min_open=True)
+Command = Callable[..., Any]
+
+TILE_SIZES = click.Choice([256, 512, 1024])
 
 inputs = click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-out = click.option(
-    "-o",
-    "out",
-    metavar="OUT",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the results: wsiscore-out by default, or where a given tile list or mosaic lies.",
-)
-roi = click.option(
-    "--roi",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Annotations of a single slide: GeoJSON (QuPath), ImageScope, ASAP or HALO. By default a file beside the "
-    "slide with its stem; without one, found tissue.",
-)
-roi_class = click.option(
-    "--roi-class", metavar="NAME", multiple=True, help="Class or name of annotations to keep; repeat."
-)
 mpp = click.option(
-    "--mpp", metavar="M", type=_POSITIVE, help="Resolution of the slides, µm/px, where a file does not say."
-)
-model = click.option(
-    "--model", metavar="NAME|FOLDER", help="Model; `wsiscore models list` shows which, and the default."
-)
-size = click.option(
-    "--size",
-    type=click.Choice(["256", "512", "1024"]),
-    help="Side of a tile, px at the model's scale; by default the model's.",
+    "--mpp",
+    metavar="M",
+    type=click.FloatRange(0, min_open=True),
+    help="Resolution of the slides, µm/px, where a file does not say.",
 )
 device = click.option(
     "--device",
@@ -51,9 +31,58 @@ device = click.option(
     show_default=True,
     help="Where to compute.",
 )
-batch = click.option(
-    "--batch", type=click.IntRange(min=1), help="Tiles a batch; by default as many as make 16 of 256 px."
+
+
+def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+of_slides = _together(
+    inputs,
+    click.option(
+        "-o",
+        "out",
+        metavar="OUT",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder of the results: wsiscore-out by default, or where a given tile list or mosaic lies.",
+    ),
+    click.option(
+        "--roi",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Annotations of a single slide: GeoJSON (QuPath), ImageScope, ASAP or HALO. By default a file beside "
+        "the slide with its stem; without one, found tissue.",
+    ),
+    click.option(
+        "--roi-class",
+        "roi_classes",
+        metavar="NAME",
+        multiple=True,
+        help="Class or name of annotations to keep; repeat.",
+    ),
+    mpp,
 )
+"""What is read, and where the results go."""
+
+of_model = _together(
+    click.option("--model", metavar="NAME|FOLDER", help="Model; `wsiscore models list` shows which, and the default."),
+    click.option(
+        "--size", "tile_px", type=TILE_SIZES, help="Side of a tile, px at the model's scale; by default the model's."
+    ),
+    device,
+    click.option(
+        "--batch",
+        "batch_size",
+        type=click.IntRange(min=1),
+        help="Tiles a batch; by default as many as make 16 of 256 px.",
+    ),
+)
+"""What runs over it, and how."""
 
 
 def paths_of(inputs: Sequence[str], roi: Path | None = None) -> Iterator[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,15 +22,8 @@ __all__ = ["score"]
     epilog="\b\nExample: wsiscore score slides/*.svs --cutoff 20 -o results > cohort.tsv\n"
     "Example: wsiscore score results/*/mosaic.ome.zarr --threshold 0.6"
 )
-@options.inputs
-@options.model
-@options.size
-@options.out
-@options.roi
-@options.roi_class
-@options.mpp
-@options.device
-@options.batch
+@options.of_slides
+@options.of_model
 @click.option(
     "--cutoff",
     type=click.FloatRange(0, 100, min_open=True, max_open=True),
@@ -43,27 +36,13 @@ __all__ = ["score"]
 )
 @click.option(
     "--radius",
+    "radius_um",
     type=click.FloatRange(0, min_open=True),
-    help="Least half distance of cells, µm; by default the model's.",
+    help="Half the side of the square in which a cell is the highest point, µm; by default the model's.",
 )
 @click.option("--csv", is_flag=True, help="Write the cells as cells.csv instead of cells.parquet.")
 @click.option("--cluster", metavar="ADDRESS", help="Score over the workers of this dask scheduler, a slide a task.")
-def score(
-    inputs: tuple[str, ...],
-    model: str | None,
-    size: str | None,
-    out: Path | None,
-    roi: Path | None,
-    roi_class: tuple[str, ...],
-    mpp: float | None,
-    device: str,
-    batch: int | None,
-    cutoff: float,
-    threshold: float | None,
-    radius: float | None,
-    csv: bool,
-    cluster: str | None,
-) -> None:
+def score(inputs: tuple[str, ...], cluster: str | None, **chosen: Any) -> None:
     """Score slides, tile lists or mosaics; print one tab-separated line a slide.
 
     Each slide gets a folder OUT/<stem>/ with report.html, overlay.jpg, score.json, cells.parquet, cells.geojson for
@@ -72,21 +51,8 @@ def score(
     """
     from wsiscore.pipeline import Settings
 
-    settings = Settings(
-        out=out,
-        roi=roi,
-        roi_classes=roi_class,
-        mpp=mpp,
-        model=model,
-        tile_px=int(size) if size else None,
-        device=device,
-        batch_size=batch,
-        cutoff=cutoff,
-        threshold=threshold,
-        radius_um=radius,
-        csv=csv,
-    )
-    raise SystemExit(_print_scores(options.paths_of(inputs, roi), settings, cluster))
+    settings = Settings(**chosen)
+    raise SystemExit(_print_scores(options.paths_of(inputs, settings.roi), settings, cluster))
 
 
 def _print_scores(paths: Iterator[Path], settings: Settings, cluster: str | None) -> int:

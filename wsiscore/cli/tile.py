@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 import click
 
@@ -12,17 +13,11 @@ __all__ = ["tile"]
 
 
 @click.command(epilog="\b\nExample: ls slides/*.svs | wsiscore tile - --size 512 | wsiscore infer - --model hdab")
-@options.inputs
-@options.out
-@options.roi
-@options.roi_class
-@options.mpp
+@options.of_slides
 @click.option(
     "--at", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True, help="Scale of the tiles, µm/px."
 )
-@click.option(
-    "--size", type=click.Choice(["256", "512", "1024"]), default="512", show_default=True, help="Side of a tile, px."
-)
+@click.option("--size", type=options.TILE_SIZES, default=512, show_default=True, help="Side of a tile, px.")
 @click.option("--margin", type=click.IntRange(0, 127), default=32, show_default=True, help="Rim read but not kept, px.")
 @click.option(
     "--min-coverage",
@@ -33,16 +28,7 @@ __all__ = ["tile"]
 )
 @click.option("--save", type=click.Choice(["png"]), help="Also write the tiles themselves, for training.")
 def tile(
-    inputs: tuple[str, ...],
-    out: Path | None,
-    roi: Path | None,
-    roi_class: tuple[str, ...],
-    mpp: float | None,
-    at: float,
-    size: str,
-    margin: int,
-    min_coverage: float,
-    save: str | None,
+    inputs: tuple[str, ...], at: float, size: int, margin: int, min_coverage: float, save: str | None, **chosen: Any
 ) -> None:
     """Lay tiles over the regions of slides; write OUT/<stem>/tiles.json and print its path.
 
@@ -50,10 +36,6 @@ def tile(
     """
     from wsiscore.pipeline import Settings, tile_slide
 
-    settings = Settings(out=out, roi=roi, roi_classes=roi_class, mpp=mpp)
-    options.each(
-        options.paths_of(inputs, roi),
-        lambda path: tile_slide(
-            path, settings, mpp=at, tile_px=int(size), margin_px=margin, min_coverage=min_coverage, save_png=bool(save)
-        ),
-    )
+    settings = Settings(**chosen)
+    lay = partial(tile_slide, settings=settings, mpp=at, tile_px=size, margin_px=margin, min_coverage=min_coverage)
+    options.each(options.paths_of(inputs, settings.roi), lambda path: lay(path, save_png=save is not None))
