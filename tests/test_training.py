@@ -24,7 +24,7 @@ from wsiscore.generators import TargetRules, family
 from wsiscore.generators.ihcscoregan import Config, DualUNet, Recipe
 from wsiscore.models import load_model, read_card
 from wsiscore.training import Case, Draws, PoolSettings, Sources, TrainSettings, check_polarity, render_pool, train
-from wsiscore.training.augment import blank, cut_and_turn, inner
+from wsiscore.training.augment import blank, counterstain, cut_and_turn, fade, forget_unseen, inner
 from wsiscore.training.cases import slide_of_tile, split_by_case
 from wsiscore.training.loop import CHECKPOINT, LOSSES
 from wsiscore.training.outcome import choose_rules, write_trained
@@ -134,6 +134,39 @@ def test_beyond_a_slides_edge_all_is_white_and_without_nuclei():
         np.testing.assert_array_equal((rgb == 255).all(-1), inner(cells[None])[0] == 0)
         blanked += bool((rgb == 255).any())
     assert 2 < blanked < 30
+
+
+def two_nuclei():
+    """Return (64, 64, 3) of a positive and a negative nucleus on textured ground, and their cells with the rim."""
+    cells = np.zeros((96, 96), np.int32)
+    cells[30:42, 30:42], cells[54:66, 54:66] = 1, -2
+    rgb = np.random.default_rng(0).normal(225, 2, (64, 64, 3))
+    rgb[inner(cells[None])[0] > 0] = (120, 80, 50)
+    rgb[inner(cells[None])[0] < 0] = (110, 120, 170)
+    return rgb.astype(np.uint8), cells
+
+
+def test_a_nucleus_that_cannot_be_seen_is_not_asked_for():
+    rgb, cells = two_nuclei()
+    forget_unseen(rgb, cells)
+    assert set(np.unique(cells)) == {-2, 0, 1}
+    hidden = np.where((inner(cells[None])[0] < 0)[..., None], np.uint8(225), rgb)
+    forget_unseen(hidden, cells)
+    assert set(np.unique(cells)) == {0, 1}
+
+
+@pytest.mark.parametrize(("change", "sign", "darker"), [(fade, -1, False), (counterstain, 1, True)])
+def test_dyes_change_on_nuclei_alone(change, sign, darker):
+    rgb, cells = two_nuclei()
+    inside = inner(cells[None])[0]
+    ground = ~ndi.binary_dilation(inside != 0, iterations=4)
+    mean = rgb[np.sign(inside) == sign].mean()
+    changed = [change(np.random.default_rng(seed), rgb, inside) for seed in range(40)]
+    means = np.array([picture[np.sign(inside) == sign].mean() for picture in changed])
+    assert 0.1 < (abs(means - mean) > 1).mean() < 0.9
+    assert ((means < mean + 1) if darker else (means > mean - 1)).all()
+    for picture in changed:
+        assert np.abs(picture[ground].astype(int) - rgb[ground]).max() <= 1
 
 
 def test_masks_are_unrelated_to_the_tile_and_drawn_by_the_papers_rule(pool, tiles):
