@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wsiscore.errors import OutputError, SlideError
+from wsiscore.errors import SlideError
+from wsiscore.writing import replacing
 
 __all__ = ["Case", "Split", "read_cases", "slide_of_tile", "split_by_case", "write_split"]
 
@@ -125,15 +126,11 @@ def split_by_case(
 
 def write_split(path: Path, split: Split) -> None:
     """Write ``slide,tile,part`` for every tile; part is train or test."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(["slide", "tile", "part"])
-            for part, tiles in (("train", split.train), ("test", split.test)):
-                rows.writerows([slide_of_tile(tile), str(tile), part] for tile in tiles)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}; give another folder with -o") from error
+    with replacing(path) as whole, whole.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["slide", "tile", "part"])
+        for part, tiles in (("train", split.train), ("test", split.test)):
+            rows.writerows([slide_of_tile(tile), str(tile), part] for tile in tiles)
 
 
 def _case(slide: str, cases: Mapping[str, Case] | None) -> Case:

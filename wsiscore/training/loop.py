@@ -22,6 +22,7 @@ from wsiscore.generators import Recipe, family
 from wsiscore.models import load_model, read_card
 from wsiscore.nets import pick_device, read_checkpoint
 from wsiscore.training.data import Draws, Sources, batches
+from wsiscore.writing import replacing
 
 __all__ = ["CHECKPOINT", "LOSSES", "TrainSettings", "train"]
 
@@ -199,18 +200,15 @@ class _Run:
         if step % self.every == 0 or step == self.steps:
             self._write_losses()
             self._write_sheet(step, draws)
-            part = self.folder / f".{CHECKPOINT}"
-            torch.save({"about": self.about, "step": step, "recipe": self.recipe.state()}, part)
-            part.replace(self.folder / CHECKPOINT)
+            with replacing(self.folder / CHECKPOINT) as part:
+                torch.save({"about": self.about, "step": step, "recipe": self.recipe.state()}, part)
 
     def _write_losses(self) -> None:
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        part = self.folder / f".{LOSSES}"
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.folder / LOSSES) as part, part.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, names, lineterminator="\n")
             table.writeheader()
             table.writerows({**row, "step": int(row["step"])} for row in self.rows)
-        part.replace(self.folder / LOSSES)
 
     def _write_sheet(self, step: int, draws: Draws) -> None:
         """Write a picture of what is learnt: one row a kind, one column an item, always the same items."""
