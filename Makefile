@@ -1,6 +1,7 @@
-# make demo   score the sample slides
-# make test   run the tests
-# make lint   check style and types
+# make demo      score the sample slides
+# make test      run the tests
+# make lint      check style and types
+# make samples   render the sample slides anew
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -20,6 +21,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+samples: $(VENV)/.installed
+	$(BIN)/wsiscore render sample_slides --name low --index 6 --seed 4
+	$(BIN)/wsiscore render sample_slides --name near-cutoff --index 19 --seed 2
+	$(BIN)/wsiscore render sample_slides --name high --index 42 --seed 3
 
 # One environment with wsiscore, editable, and what tests and checks need; made anew when what it rests on changes.
 $(VENV)/.installed: pyproject.toml constraints.txt
