@@ -14,11 +14,23 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy, l1_loss
+from torch.nn.functional import l1_loss
 
 from wsiscore.errors import ModelError
 from wsiscore.generators import CellRules, GeneratorSpec, TargetRules
-from wsiscore.nets import NetworkGenerator, PatchJudge, ResidualBlock, fill, fresh, judged, pick_device, read_checkpoint
+from wsiscore.nets import (
+    InstanceNorm,
+    NetworkGenerator,
+    PatchJudge,
+    ResidualBlock,
+    descend,
+    fill,
+    fresh,
+    judged,
+    map_error,
+    pick_device,
+    read_checkpoint,
+)
 
 __all__ = ["SPEC", "Config", "Decoder", "DualUNet", "Encoder", "Recipe", "UNet", "build", "read_published", "recipe"]
 
@@ -114,7 +126,7 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList(
             [
                 *(_up(2 * w * factor, w * factor // 2) for factor in (8, 4, 2)),
-                nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(2 * w, 3, 4, stride=2, padding=1)),
+                nn.Sequential(nn.ReLU(inplace=True), nn.ConvTranspose2d(2 * w, 3, 4, stride=2, padding=1)),
             ]
         )
 
@@ -243,7 +255,7 @@ class Recipe:
                 group["lr"] = rate * min(1.0, (last - number) / falling)
         if number < self._warm:
             losses = self._rendered(at)
-            self._descend(self.optimisers[0], sum(losses.values()))
+            descend(self.optimisers[0], sum(losses.values()))
         else:
             losses = self._adversarial(at)
         return {name: loss.detach() for name, loss in losses.items()}
@@ -252,10 +264,10 @@ class Recipe:
         """Return the errors on rendered tiles, of which all is known."""
         with self._mixed():
             if not self._tiles:
-                return {"rendered_k": _map_error(self._g.k_branch()(at["rgb"]), at["maps"])}
+                return {"rendered_k": map_error(self._g.k_branch()(at["rgb"]), at["maps"])}
             colour, maps = self._g(at["rgb"], "none")
             return {
-                "rendered_k": _map_error(maps, at["maps"]),
+                "rendered_k": map_error(maps, at["maps"]),
                 "rendered_y": l1_loss(colour, at["colour"]),
                 "rendered_x": l1_loss(self.networks["f"](at["colour"]), at["rgb"]),
             }
@@ -279,15 +291,15 @@ class Recipe:
                 "identity": config.identity * identity,
             }
             if config.supervised:
-                losses["supervised"] = config.supervised * _map_error(self._g(at["rgb"], "none")[1], at["maps"])
-        self._descend(self.optimisers[0], sum(losses.values()))
+                losses["supervised"] = config.supervised * map_error(self._g(at["rgb"], "none")[1], at["maps"])
+        descend(self.optimisers[0], sum(losses.values()))
         for judge in self._judges:
             judge.requires_grad_(True)
         with self._mixed():
             seen = self._verdict({"x": x, "y": y, "k": k}, real=True)
             caught = self._verdict({name: fake.detach() for name, fake in fakes.items()}, real=False)
             losses["judges"] = (seen + caught) / 2
-        self._descend(self.optimisers[1], losses["judges"])
+        descend(self.optimisers[1], losses["judges"])
         return losses
 
     def _verdict(self, pictures: Mapping[str, Tensor], *, real: bool) -> Tensor:
@@ -299,12 +311,6 @@ class Recipe:
 
     def _mixed(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda")
-
-    @staticmethod
-    def _descend(optimiser: torch.optim.Optimizer, loss: Any) -> None:
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
 
     def state(self) -> dict[str, Any]:
         """Return the weights and the optimisers' moments."""
@@ -337,17 +343,8 @@ class Recipe:
         return {name: ((at.float() + 1) * 127.5).round().to("cpu", torch.uint8) for name, at in shown.items()}
 
 
-def recipe(
-    config: Config, *, steps: int, seed: int, device: str, tiles: bool, start: Mapping[str, Any] | None
-) -> Recipe:
-    """Return what trains a generator of this size."""
-    return Recipe(config, steps=steps, seed=seed, device=device, tiles=tiles, start=start)
-
-
-def _map_error(maps: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean cross-entropy of maps in [-1, 1], whose tanh is a logistic function of twice its argument."""
-    share = (maps.float() * 0.5 + 0.5).clamp(1e-5, 1 - 1e-5)
-    return binary_cross_entropy(share, wanted * 0.5 + 0.5)
+recipe = Recipe
+"""What trains a generator; parameters as in `wsiscore.generators.Family.recipe`."""
 
 
 def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
@@ -378,11 +375,13 @@ def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
 
 
 def _down(inner: int, outer: int) -> nn.Sequential:
-    return nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(inner, outer, 4, stride=2, padding=1), nn.InstanceNorm2d(outer))
+    return nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(inner, outer, 4, stride=2, padding=1), InstanceNorm())
 
 
 def _up(inner: int, outer: int) -> nn.Sequential:
-    return nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1), nn.InstanceNorm2d(outer))
+    return nn.Sequential(
+        nn.ReLU(inplace=True), nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1), InstanceNorm()
+    )
 
 
 def _published_names(blocks: int) -> dict[str, str]:
