@@ -114,6 +114,14 @@ def test_two_slides_of_one_stem_keep_apart(rendered: Path, tmp_path: Path) -> No
     assert {path.parent.name for path in (tmp_path / "out").glob("*/score.json")} == {row["slide"] for row in first}
 
 
+def test_a_run_goes_on_from_another_folder(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the command is given from is no setting."""
+    monkeypatch.chdir(rendered.parent)
+    first = rows(run("score", rendered.name, "--model", "hdab", "-o", tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert rows(run("score", rendered, "--model", "hdab", "-o", tmp_path)) == first
+
+
 def test_jobs_that_share_a_folder_end_with_the_table_of_all(rendered: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         shutil.copy(rendered, tmp_path / f"{name}.svs")

@@ -258,7 +258,7 @@ def _about(slide: Slide) -> dict[str, Any]:
         "mpp_source": slide.properties["mpp_source"],
         "width_px": slide.width_px,
         "height_px": slide.height_px,
-        "virtual": slide.virtual,
+        **({"virtual": slide.virtual} if slide.virtual else {}),
     }
 
 
@@ -276,7 +276,7 @@ def _rois(slide: Slide, settings: Settings) -> tuple[list[Roi], str]:
     file = settings.roi or roi_file_beside(slide.path)
     if file is not None:
         drawn = read_rois(file, mpp=slide.mpp, classes=settings.roi_classes, origin_px=slide.origin_px)
-        return clip_rois(drawn, slide.width_px * slide.mpp, slide.height_px * slide.mpp), str(file)
+        return clip_rois(drawn, slide.width_px * slide.mpp, slide.height_px * slide.mpp), str(file.absolute())
     if settings.roi_classes:
         raise RoiError(
             f"{slide.path} has no ROI file beside it to choose {', '.join(settings.roi_classes)} from; give --roi"
@@ -303,7 +303,7 @@ def _plan(
         )
     with replacing(job.folder / TILES) as part:
         part.write_text(json.dumps(tiles.to_json()) + "\n", encoding="utf-8")
-    job.record.note("settings", {"roi_source": source, "tiles": len(tiles.tiles), "tile_px": tile_px, "mpp": mpp})
+    job.record.note("settings", {"roi_source": source, "tiles": len(tiles.tiles), "tile_px": tile_px, "tile_mpp": mpp})
     return tiles
 
 
@@ -326,7 +326,8 @@ def _infer(job: _Job, settings: Settings, progress: bool) -> Mosaic:
     with job.record.stage("load_model"):
         generator = _generator(folder, settings.device)
     job.record.note("model", card.provenance())
-    job.record.note("settings", {"device": settings.device, "margin_px": tiles.grid.margin_px})
+    device = str(getattr(generator, "device", "cpu"))
+    job.record.note("settings", {"device": device, "margin_px": tiles.grid.margin_px})
     job.record.write()
     seconds: dict[str, float] = {}
     stages = dict(job.record.values["stages"])
