@@ -68,6 +68,8 @@ def test_every_file_is_there_and_says_the_same(scored: tuple[Path, dict[str, str
     score = json.loads((folder / "score.json").read_text())
     assert f"{score['ki67_index']:.1f}" == row["ki67_index"]
     assert sum(roi["positive"] for roi in score["by_roi"].values()) == score["positive"] == int(row["positive"])
+    (roi,) = score["by_roi"].values()
+    assert roi == {key: score[key] for key in roi}
     cells = pq.read_table(folder / "cells.parquet").to_pydict()
     assert list(cells) == ["x_um", "y_um", "class", "confidence", "positivity", "dab_od", "roi"]
     assert cells["class"].count("positive") == score["positive"]

@@ -14,7 +14,7 @@ from wsiscore.cells import Cells
 from wsiscore.errors import RoiError
 from wsiscore.regions import Roi, inside
 
-__all__ = ["CUTOFF", "MIN_CELLS", "Call", "SlideScore", "Tally", "score_cells"]
+__all__ = ["CUTOFF", "MIN_CELLS", "Call", "SlideScore", "Tally", "call", "score_cells"]
 
 CUTOFF = 20.0
 """Percent at and above which an index is called high."""

@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 from wsiscore.cells import Cells
 from wsiscore.regions import Roi
-from wsiscore.score import SlideScore, Tally
+from wsiscore.score import SlideScore, Tally, call
 from wsiscore.writing import replacing
 
 __all__ = ["HEADER", "error_row", "row", "score_json", "write_cells_table", "write_score", "write_scores_csv"]
@@ -29,7 +29,7 @@ def score_json(score: SlideScore) -> dict[str, Any]:
     """Return a score as what JSON can hold: numbers unrounded, None for what is undefined.
 
     The keys are those of `HEADER` and ``cutoff``, ``cells_per_mm2`` and ``by_roi``, which gives each ROI's name
-    the same numbers.
+    the same numbers and its own call.
     """
     return {
         "slide": score.slide,
@@ -37,7 +37,9 @@ def score_json(score: SlideScore) -> dict[str, Any]:
         **_numbers(score.total),
         "call": score.call,
         "cutoff": score.cutoff,
-        "by_roi": {name: _numbers(tally) for name, tally in score.by_roi.items()},
+        "by_roi": {
+            name: {**_numbers(tally), "call": call(tally, score.cutoff)} for name, tally in score.by_roi.items()
+        },
     }
 
 
