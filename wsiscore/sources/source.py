@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ class Level(NamedTuple):
     downsample: float
 
 
-class Source:
+class Source(ABC):
     """Where pixels come from; its levels start at 0 and share their top left corner."""
 
     format: str
@@ -58,6 +59,7 @@ class Source:
         self.path = path
         self.properties = {}
 
+    @abstractmethod
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Return (height, width, 3) RGB in 0..255 of a rectangle inside a level.
 
@@ -66,7 +68,6 @@ class Source:
         SlideError
             If it cannot be decoded; other places can still be read.
         """
-        raise NotImplementedError
 
     def close(self) -> None:
         """Give back the file, where one is held open."""
