@@ -69,7 +69,7 @@ class Source(ABC):
             If it cannot be decoded; other places can still be read.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most sources hold no file open
         """Give back the file, where one is held open."""
 
     def _undecodable(self, level: int, x: int, y: int, why: object) -> SlideError:
