@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from wsiscore.synthetic import render_slide
+
 # A busy machine is no failure; and what CI tries is the same each time, so that a red run can be seen again.
 settings.register_profile("wsiscore", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("wsiscore")
@@ -20,3 +22,9 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("the shared data folder is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small rendered slide with its ROI beside it."""
+    return render_slide(tmp_path_factory.mktemp("slides"), "rendered", index=30, width_px=1800, height_px=1600, seed=5)

@@ -22,15 +22,9 @@ from click.testing import CliRunner, Result
 from making import write_png
 
 from wsiscore.cli import main
-from wsiscore.synthetic import read_truth, render_slide
+from wsiscore.synthetic import read_truth
 
 WSISCORE = f"{sys.executable} -c 'from wsiscore.cli import main; main()'"
-
-
-@pytest.fixture(scope="session")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a small rendered slide with its ROI beside it."""
-    return render_slide(tmp_path_factory.mktemp("slides"), "rendered", index=30, width_px=1800, height_px=1600, seed=5)
 
 
 @pytest.fixture(scope="session")

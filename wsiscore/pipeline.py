@@ -29,14 +29,7 @@ from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.outlines import clip_rois
 from wsiscore.provenance import Record, slide_of
 from wsiscore.regions import Roi
-from wsiscore.report import (
-    Entry,
-    write_cells,
-    write_cells_table,
-    write_overlay,
-    write_report,
-    write_score,
-)
+from wsiscore.report import Entry, write_cells, write_cells_table, write_overlay, write_report, write_score
 from wsiscore.score import CUTOFF, SlideScore, score_cells
 from wsiscore.slide import Slide
 from wsiscore.stain import MOST_PINK
@@ -123,10 +116,11 @@ def tile_slide(
     With `save_png` the tiles as read, margins included, are written beside it as ``tiles/<row>_<col>.png``.
     """
     with _job(path, settings) as job:
-        job.tiles = _plan(job, settings, mpp=mpp, tile_px=tile_px, margin_px=margin_px, min_coverage=min_coverage)
+        tiles = _plan(job, settings, mpp=mpp, tile_px=tile_px, margin_px=margin_px, min_coverage=min_coverage)
+        _write_tiles(job.folder, tiles)
         if save_png:
             with job.record.stage("tiles"):
-                _save_png(job.slide, job.tiles, job.folder / "tiles")
+                _save_png(job.slide, tiles, job.folder / "tiles")
         return job.folder / TILES
 
 
@@ -155,13 +149,13 @@ def score_slide(path: Path, settings: Settings, *, progress: bool = False) -> Sl
     """
     with _job(path, settings) as job:
         mosaic = job.mosaic or _infer(job, settings, progress)
+        model = str(mosaic.about["model"].get("name", "unnamed"))
+        if job.mosaic and settings.model not in (None, model):
+            raise MosaicError(f"{path} was made by {model}, not {settings.model}; to use that, score the slide itself")
         rules = _rules(mosaic, settings)
         rois = _rescored_rois(job, mosaic, settings)
         with job.record.stage("cells"):
             cells = find_cells(mosaic, rois, rules=rules)
-        model = str(mosaic.about["model"].get("name", "unnamed"))
-        if job.mosaic and settings.model not in (None, model):
-            raise MosaicError(f"{path} was made by {model}, not {settings.model}; to use that, score the slide itself")
         unread = mosaic.unreadable_um()
         score = score_cells(cells, rois, slide=job.folder.name, model=model, cutoff=settings.cutoff, unread_um=unread)
         if (pink := mosaic.about.get("pink_share", 0)) > MOST_PINK:
@@ -222,7 +216,9 @@ def _job(path: Path, settings: Settings) -> Iterator[_Job]:
         mosaic = Mosaic.open(path)
         tiles = mosaic.tiles
     if tiles is not None:
-        source, mpp = tiles.slide, settings.mpp or tiles.slide_mpp
+        source, mpp = tiles.slide, tiles.slide_mpp
+        if settings.mpp not in (None, mpp):
+            raise MosaicError(f"{path} was laid with the slide at {mpp} µm/px; to use --mpp, start from the slide")
         if not source.exists():
             raise SlideError(
                 f"{path} is of the slide {source}, which is not there; put it back or start from the slide"
@@ -289,7 +285,7 @@ def _rois(slide: Slide, settings: Settings) -> tuple[list[Roi], str]:
 def _plan(
     job: _Job, settings: Settings, *, mpp: float, tile_px: int, margin_px: int, min_coverage: float = 0.0
 ) -> TileList:
-    """Lay the tiles and write them to ``tiles.json``."""
+    """Lay the tiles over the slide's ROIs."""
     with job.record.stage("rois"):
         rois, source = _rois(job.slide, settings)
         tiles = TileList.plan(
@@ -301,8 +297,6 @@ def _plan(
             min_coverage=min_coverage,
             roi_source=source,
         )
-    with replacing(job.folder / TILES) as part:
-        part.write_text(json.dumps(tiles.to_json()) + "\n", encoding="utf-8")
     job.record.note("settings", {"roi_source": source, "tiles": len(tiles.tiles), "tile_px": tile_px, "tile_mpp": mpp})
     return tiles
 
@@ -328,7 +322,6 @@ def _infer(job: _Job, settings: Settings, progress: bool) -> Mosaic:
     job.record.note("model", card.provenance())
     device = str(getattr(generator, "device", "cpu"))
     job.record.note("settings", {"device": device, "margin_px": tiles.grid.margin_px})
-    job.record.write()
     seconds: dict[str, float] = {}
     stages = dict(job.record.values["stages"])
     with job.record.stage("infer"):
@@ -342,6 +335,7 @@ def _infer(job: _Job, settings: Settings, progress: bool) -> Mosaic:
             progress=progress,
             seconds=seconds,
         )
+    _write_tiles(job.folder, tiles)  # not before: a mosaic made in another way keeps its tile list
     if "network" in seconds:
         job.record.note("stages", {f"infer: {name}": round(value, 3) for name, value in seconds.items()})
     elif "infer" in stages:  # it was finished before: the time that took is the one to keep
@@ -383,6 +377,11 @@ def _write_results(job: _Job, rois: Sequence[Roi], cells: Cells, score: SlideSco
         write_overlay(folder / "overlay.jpg", slide, rois, cells)
     with record.stage("report"):
         write_report(folder / "report.html", slide=slide, rois=rois, cells=cells, score=score, run=record.finish())
+
+
+def _write_tiles(folder: Path, tiles: TileList) -> None:
+    with replacing(folder / TILES) as part:
+        part.write_text(json.dumps(tiles.to_json()) + "\n", encoding="utf-8")
 
 
 def _save_png(slide: Slide, tiles: TileList, folder: Path) -> None:

@@ -35,7 +35,7 @@ _LIBRARIES = (
 
 
 class Record:
-    """The ``run.json`` of one slide's folder, kept on disk from the start and completed stage by stage.
+    """The ``run.json`` of one slide's folder; it changes on disk only once a run is done.
 
     What an earlier command recorded for the same slide stays, as far as this one does not do it again.
 
@@ -68,7 +68,8 @@ class Record:
         self._listener = _Listener(self.values["warnings"])
 
     def __enter__(self) -> Self:
-        self.write()
+        if not self.path.exists():  # claims the folder; what an earlier run finished stands until this one has
+            self.write()
         self._hash = self._pool.submit(_sha256, self._slide)
         logging.getLogger("wsiscore").addHandler(self._listener)
         return self

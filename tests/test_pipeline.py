@@ -1,0 +1,31 @@
+"""What a run finished stands, with its record, until another has finished."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from wsiscore.errors import MosaicError
+from wsiscore.pipeline import Settings, score_slide
+
+
+def small_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_refused_run_leaves_the_record_of_the_finished_one(rendered: Path, tmp_path: Path) -> None:
+    settings = Settings(model="hdab", out=tmp_path)
+    score_slide(rendered, settings)
+    before = small_files(tmp_path / "rendered")
+    for other in (replace(settings, tile_px=256), replace(settings, model="ihcscoregan")):
+        with pytest.raises(MosaicError, match="other settings"):
+            score_slide(rendered, other)
+        assert small_files(tmp_path / "rendered") == before
+
+
+@pytest.mark.parametrize("name", ["tiles.json", "mosaic.ome.zarr"])
+def test_what_was_laid_keeps_its_resolution(rendered: Path, tmp_path: Path, name: str) -> None:
+    settings = Settings(model="hdab", out=tmp_path)
+    score_slide(rendered, settings)
+    with pytest.raises(MosaicError, match=r"at 0\.25 µm/px; to use --mpp, start from the slide"):
+        score_slide(tmp_path / "rendered" / name, replace(settings, mpp=0.5))
