@@ -21,7 +21,7 @@ _BEYOND_PX = 128  # mirrored around a field
 _LEAST_SCALE = 0.65
 _ZONE = 1000  # more than the nuclei of a field; eight times that stays below `OTHERS`
 _AROUND_PX = 6.0  # how far around a nucleus its ground is looked at
-_LEAST_OD = 0.02  # root mean square difference of a nucleus from it that can be seen
+_LEAST_OD = 0.012  # root mean square difference of a nucleus from it, in one colour, that can be seen
 _LEAST_NOISES = 2.5  # and in median absolute deviations of the ground
 _LEAST_PX = 12  # smaller parts of nuclei are not judged
 _RIM_PX = 16  # cut around a tile first, so that nuclei at its edge keep their true centroid
@@ -188,15 +188,18 @@ def forget_unseen(rgb: Picture, cells: CellMap) -> None:
     rgb, cells
         (H, W, 3) in 0..255, and (H + 32, W + 32) as `cut_and_turn` gives them.
     """
-    od = -np.log10(np.maximum(rgb, 1).astype(np.float32).mean(axis=2) / 255)
-    od = cv2.GaussianBlur(od, (0, 0), 0.7)
+    od = cv2.GaussianBlur(-np.log10(np.maximum(rgb, 1).astype(np.float32) / 255), (0, 0), 1.2)
     of = np.abs(inner(cells[None])[0])
     bare = (of == 0).astype(np.float32)
     near = cv2.GaussianBlur(bare, (0, 0), _AROUND_PX) + np.float32(1e-3)
-    apart = od - (cv2.GaussianBlur(od * bare, (0, 0), _AROUND_PX) + np.float32(1e-3) * od.min()) / near
-    least = max(_LEAST_OD, _LEAST_NOISES * float(np.median(np.abs(apart[of == 0]))) if bare.any() else 0.0)
     n = np.bincount(of.ravel())
-    seen = np.sqrt(np.bincount(of.ravel(), np.square(apart).ravel()) / np.maximum(n, 1)) >= least
+    seen = np.zeros(len(n), bool)
+    for channel in range(3):
+        dye = np.ascontiguousarray(od[..., channel])
+        apart = dye - (cv2.GaussianBlur(dye * bare, (0, 0), _AROUND_PX) + np.float32(1e-3) * dye.min()) / near
+        noise = float(np.median(np.abs(apart[of == 0]))) if bare.any() else 0.0
+        square = np.bincount(of.ravel(), np.square(apart).ravel()) / np.maximum(n, 1)
+        seen |= np.sqrt(square) >= max(_LEAST_OD, _LEAST_NOISES * noise)
     shown = np.zeros(int(np.abs(cells).max(initial=0)) + 1, bool)
     shown[: len(seen)] = seen | (n < _LEAST_PX)
     shown[len(seen) :] = True

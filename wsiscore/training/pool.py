@@ -25,6 +25,8 @@ _ABOUT = "pool.json"
 _BLOCK = 16  # fields a file
 _RIM_UM = 14.0
 _GLIAL = 0.3  # share of fields whose tumour has small, long, pale nuclei
+_GHOSTLY = 0.25  # and of those where negative nuclei are large and hardly differ from a grey ground
+_VIOLET = 0.2  # and, of the others, where the stroma takes much hematoxylin, in blotches
 _MAGNIFICATION = 0.1  # standard deviation of the logarithm of a field's scale
 _INDEX = (0.6, 1.1)  # of the beta distribution of the index: many fields near 0, some near 100 %
 _FINER = 0.35  # share of fields painted at a finer scale and averaged down, as slides are read
@@ -141,10 +143,20 @@ def _render_block(folder: Path, settings: PoolSettings, block: int) -> None:
 
 
 def _look(rng: np.random.Generator) -> Look:
-    """Draw a look; some are of tumours whose nuclei are small, long, irregular and pale, as a glioma's."""
+    """Draw a look; some are of tumours that `Look.random` seldom draws and laboratories often see."""
     look = Look.random(rng, float(rng.uniform(0.3, 1)))
-    if rng.random() > _GLIAL:
-        return look
+    kind = rng.random()
+    if kind < _GLIAL:
+        return _glial(rng, look)
+    if kind < _GLIAL + _GHOSTLY:
+        return _ghostly(rng, look)
+    if rng.random() < _VIOLET:
+        return replace(look, stroma_od=float(rng.uniform(0.03, 0.13)), texture=float(rng.uniform(0.5, 1)))
+    return look
+
+
+def _glial(rng: np.random.Generator, look: Look) -> Look:
+    """Return a look with nuclei that are small, long, irregular and pale, as a glioma's."""
     return replace(
         look,
         diameter_um=float(rng.uniform(5, 8.5)),
@@ -154,6 +166,28 @@ def _look(rng: np.random.Generator) -> Look:
         nuclear_od=look.nuclear_od * float(rng.uniform(0.45, 1)),
         density_mm2=float(rng.uniform(2500, 6000)),
         stroma_mm2=float(rng.uniform(50, 500)),
+    )
+
+
+def _ghostly(rng: np.random.Generator, look: Look) -> Look:
+    """Return a look with vesicular negative nuclei so pale that little but their edge and nucleoli is seen."""
+    level = float(rng.uniform(170, 240))
+    return replace(
+        look,
+        glass=(level, level * float(rng.uniform(0.97, 1.01)), level * float(rng.uniform(0.95, 1.02))),
+        diameter_um=float(rng.uniform(7, 14)),
+        diameter_spread=float(rng.uniform(0.12, 0.22)),
+        density_mm2=float(rng.uniform(2000, 5000)),
+        nuclear_od=float(rng.uniform(0.025, 0.13)),
+        cytoplasm_od=float(rng.uniform(0.005, 0.02)),
+        stroma_od=float(rng.uniform(0.005, 0.03)),
+        texture=float(rng.uniform(0.2, 0.5)),
+        refraction=float(rng.uniform(-0.03, 0.02)),  # light or dark borders between cells
+        background_od=float(rng.uniform(0, 0.02)),
+        blush_od=float(rng.uniform(0, 0.03)),
+        stray=float(rng.uniform(0, 0.03)),
+        ghosts_mm2=0.0,
+        noise=float(rng.uniform(0.3, 1.5)),
     )
 
 
