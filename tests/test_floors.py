@@ -14,7 +14,7 @@ FLOORS = [
     ["errors"],
     ["regions", "stain", "writing"],
     ["outlines", "generators"],
-    ["nets", "sources", "slide", "annotations", "card"],
+    ["nets", "running", "sources", "slide", "annotations", "card"],
     ["tissue", "tiles", "models"],
     ["mosaic"],
     ["inference", "cells"],

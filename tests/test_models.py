@@ -32,7 +32,7 @@ from wsiscore.models import (
     read_card,
     write_model,
 )
-from wsiscore.nets import pick_device, read_checkpoint
+from wsiscore.running import pick_device, read_checkpoint
 
 SMALL = Config(width=4, blocks=1)
 CARD = Card("small", "ihcscoregan", "1", "A test.", "none", "nothing", ihcscoregan.SPEC, asdict(SMALL))

@@ -1,39 +1,37 @@
-"""What the families that run a torch network share: a block, a seeded start, weights in, tiles to maps."""
+"""Blocks, networks and losses that two or more families share."""
 
 from __future__ import annotations
 
-import pickle
-import re
-import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-
-from wsiscore.errors import ModelError
-from wsiscore.generators import GeneratorSpec
+from torch.nn.functional import (
+    avg_pool2d,
+    batch_norm,
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    mse_loss,
+)
 
 __all__ = [
     "InstanceNorm",
-    "NetworkGenerator",
+    "MultiScaleJudge",
     "PatchJudge",
+    "ResNet",
     "ResidualBlock",
+    "SampleNorm",
+    "UNet",
     "descend",
-    "fill",
-    "fresh",
     "judged",
     "map_error",
-    "pick_device",
-    "read_checkpoint",
 ]
 
-Network = TypeVar("Network", bound=nn.Module)
-_BROKEN = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+Norm = Callable[[int], nn.Module]
+"""Makes the normalisation of so many channels."""
 
 
 class InstanceNorm(nn.Module):
@@ -41,7 +39,15 @@ class InstanceNorm(nn.Module):
 
     Measured on one core, channels last: a tenth less time for a whole network, because nothing is copied to another
     layout in memory.
+
+    Parameters
+    ----------
+    channels
+        Not needed; taken so that every normalisation is made alike.
     """
+
+    def __init__(self, channels: int = 0) -> None:
+        super().__init__()
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (B, C, H, W) with mean 0 and variance 1 in each channel of each item."""
@@ -50,29 +56,209 @@ class InstanceNorm(nn.Module):
         return torch.addcmul(-mean * scale, features, scale).to(features.dtype)
 
 
+class SampleNorm(nn.Module):
+    """Batch normalisation whose statistics are each item's own, so that a batch of N gives what N of one give.
+
+    It reads the weights of an ``nn.BatchNorm2d`` and, on single items, gives what that gives in training, rounded
+    alike: `InstanceNorm` is nearer to the exact answer, but not what published programs compute where a channel
+    hardly varies.
+
+    Parameters
+    ----------
+    channels
+        Of the features.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (B, C, H, W) with mean `bias` and standard deviation `weight` in each channel of each item."""
+        normed = [
+            batch_norm(item, None, None, self.weight, self.bias, training=True) for item in torch.split(features, 1)
+        ]
+        return torch.cat(normed) if len(normed) > 1 else normed[0]
+
+
 class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions with instance normalisation, added to their input.
+    """Two 3 × 3 convolutions with normalisation, added to their input.
 
     Parameters
     ----------
     channels
         Of the input and the output, (B, channels, H, W) with H and W at least 2.
+    norm
+        Normalisation after each convolution.
+    padding
+        What lies beyond the edge: ``reflect`` or ``zeros``.
+    dropout
+        Share of features dropped between the convolutions in training.
+    bias
+        Whether the convolutions have one.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        norm: Norm = InstanceNorm,
+        padding: Literal["reflect", "zeros"] = "reflect",
+        dropout: float = 0.0,
+        *,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.block = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"),
-            InstanceNorm(),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"),
-            InstanceNorm(),
-        )
+        conv = partial(nn.Conv2d, channels, channels, 3, padding=1, padding_mode=padding, bias=bias)
+        middle = [nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+        self.block = nn.Sequential(conv(), norm(channels), *middle, conv(), norm(channels))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the features with the block's correction added, same shape."""
         corrected: Tensor = features + self.block(features)
         return corrected
+
+
+class ResNet(nn.Module):
+    """Johnson's generator as CycleGAN and pix2pix have it: halvings, residual blocks, doublings.
+
+    Parameters
+    ----------
+    width
+        Channels at full size; each halving doubles them.
+    halvings
+        How many.
+    blocks
+        Residual blocks between halvings and doublings.
+    norm
+        Normalisation after each convolution but the last.
+    padding
+        What lies beyond the edge, for the first and last convolution and the residual blocks.
+    dropout
+        As in `ResidualBlock`.
+    bias
+        Whether convolutions before a normalisation have one.
+    channels_in, channels_out
+        Of the pictures.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        halvings: int = 2,
+        blocks: int = 9,
+        norm: Norm = InstanceNorm,
+        padding: Literal["reflect", "zeros"] = "reflect",
+        dropout: float = 0.0,
+        *,
+        bias: bool = True,
+        channels_in: int = 3,
+        channels_out: int = 3,
+    ) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(halvings + 1)]
+
+        def stage(conv: nn.Module, channels: int) -> nn.Sequential:
+            return nn.Sequential(conv, norm(channels), nn.ReLU())
+
+        far = partial(nn.Conv2d, kernel_size=7, padding=3, padding_mode=padding)
+        self.stem = stage(far(channels_in, width, bias=bias), width)
+        self.down = nn.ModuleList(
+            stage(nn.Conv2d(inner, outer, 3, stride=2, padding=1, bias=bias), outer)
+            for inner, outer in pairwise(widths)
+        )
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(widths[-1], norm, padding, dropout, bias=bias) for _ in range(blocks))
+        )
+        self.up = nn.Sequential(
+            *(
+                stage(nn.ConvTranspose2d(inner, outer, 3, stride=2, padding=1, output_padding=1, bias=bias), outer)
+                for inner, outer in pairwise(widths[::-1])
+            )
+        )
+        self.out = far(width, channels_out)
+
+    def encode(self, pictures: Tensor) -> list[Tensor]:
+        """Return what each halving gives, finest first."""
+        features = [self.stem(pictures)]
+        for down in self.down:
+            features.append(down(features[-1]))
+        return features[1:]
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Turn what the last halving gives into (B, channels_out, H, W) in [-1, 1]."""
+        return torch.tanh(self.out(self.up(self.blocks(features))).float())
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Turn (B, channels_in, H, W) in [-1, 1], sides multiples of 2^halvings, into the same size in [-1, 1]."""
+        return self.decode(self.encode(pictures)[-1])
+
+
+class UNet(nn.Module):
+    """pix2pix's U-Net (Isola et al. 2017): halvings down to one pixel, doublings that also see their own scale.
+
+    Parameters
+    ----------
+    width
+        Channels of the first level; the next have 2, 4 and then always 8 times as many.
+    halvings
+        How many: 9 for tiles of 512 px, 8 for 256 px.
+    norm
+        Normalisation after each inner convolution.
+    dropout
+        Share of features dropped on the innermost levels in training.
+    bias
+        Whether convolutions before a normalisation have one.
+    channels_in, channels_out
+        Of the pictures.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        halvings: int = 9,
+        norm: Norm = InstanceNorm,
+        dropout: float = 0.0,
+        *,
+        bias: bool = True,
+        channels_in: int = 3,
+        channels_out: int = 3,
+    ) -> None:
+        super().__init__()
+        widths = [width * min(2**level, 8) for level in range(halvings)]
+        self.down = nn.ModuleList([nn.Conv2d(channels_in, width, 4, stride=2, padding=1, bias=bias)])
+        for level, (inner, outer) in enumerate(pairwise(widths), start=2):
+            layers: list[nn.Module] = [nn.LeakyReLU(0.2)]
+            layers.append(nn.Conv2d(inner, outer, 4, stride=2, padding=1, bias=bias))
+            if level < halvings:
+                layers.append(norm(outer))
+            self.down.append(nn.Sequential(*layers))
+        self.up = nn.ModuleList()
+        for level, (inner, outer) in enumerate(pairwise(widths[::-1])):
+            deep = dropout if 0 < level < halvings - 4 else 0.0
+            self.up.append(
+                nn.Sequential(
+                    nn.ReLU(),
+                    nn.ConvTranspose2d(inner * (1 if level == 0 else 2), outer, 4, stride=2, padding=1, bias=bias),
+                    norm(outer),
+                    *([nn.Dropout(deep)] if deep else []),
+                )
+            )
+        self.up.append(nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(2 * width, channels_out, 4, stride=2, padding=1)))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Turn (B, channels_in, H, W) in [-1, 1] into (B, channels_out, H, W) in [-1, 1].
+
+        The sides are multiples of 2^halvings.
+        """
+        skips: list[Tensor] = []
+        for down in self.down:
+            pictures = down(pictures)
+            skips.append(pictures)
+        features = self.up[0](skips.pop())
+        for up in self.up[1:]:
+            features = up(torch.cat([skips.pop(), features], dim=1))
+        return torch.tanh(features.float())
 
 
 class PatchJudge(nn.Module):
@@ -83,16 +269,18 @@ class PatchJudge(nn.Module):
     width
         Channels of the first layer; 64 as published.
     channels
-        Of the pictures, (B, channels, H, W) with H and W at least 32.
+        Of the pictures, (B, channels, H, W) with H and W at least 32; 6 judges a picture beside its input.
+    norm
+        Normalisation of the inner layers.
     """
 
-    def __init__(self, width: int, channels: int = 3) -> None:
+    def __init__(self, width: int, channels: int = 3, norm: Norm = InstanceNorm) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for inner, outer, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
             layers += [
                 nn.Conv2d(inner * width, outer * width, 4, stride=stride, padding=1),
-                InstanceNorm(),
+                norm(outer * width),
                 nn.LeakyReLU(0.2),
             ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, padding=1))
@@ -103,15 +291,51 @@ class PatchJudge(nn.Module):
         return logits
 
 
-def judged(logits: Tensor, *, real: bool) -> Tensor:
-    """Return the least-squares adversarial loss (Mao et al. 2017): the mean squared distance from 1 or 0."""
-    return torch.nn.functional.mse_loss(logits.float(), torch.full_like(logits, float(real), dtype=torch.float32))
+class MultiScaleJudge(nn.Module):
+    """Several `PatchJudge`s, each for pictures half the size of the one before (Wang et al. 2018).
+
+    Parameters
+    ----------
+    scales
+        How many.
+    width, channels, norm
+        As in `PatchJudge`; the pictures' sides are at least 32 px at the smallest scale.
+    """
+
+    def __init__(self, scales: int, width: int, channels: int = 3, norm: Norm = InstanceNorm) -> None:
+        super().__init__()
+        self.judges = nn.ModuleList(PatchJudge(width, channels, norm) for _ in range(scales))
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """Return each scale's logits, finest first."""
+        logits = []
+        for judge in self.judges:
+            logits.append(judge(pictures))
+            pictures = avg_pool2d(pictures, 3, stride=2, padding=1, count_include_pad=False)
+        return logits
+
+
+def judged(logits: Tensor, *, real: bool, loss: Literal["squares", "vanilla"] = "squares") -> Tensor:
+    """Return the adversarial loss of a discriminator's verdict.
+
+    Parameters
+    ----------
+    logits
+        Any shape.
+    real
+        What the verdict is wanted to be.
+    loss
+        ``squares``: the mean squared distance from 1 or 0 (Mao et al. 2017); ``vanilla``: the mean cross-entropy
+        (Goodfellow et al. 2014).
+    """
+    wanted = torch.full_like(logits, float(real), dtype=torch.float32)
+    return (mse_loss if loss == "squares" else binary_cross_entropy_with_logits)(logits.float(), wanted)
 
 
 def map_error(maps: Tensor, wanted: Tensor) -> Tensor:
     """Return the mean cross-entropy of maps in [-1, 1]: their tanh is a logistic function of twice its argument."""
     share = (maps.float() * 0.5 + 0.5).clamp(1e-5, 1 - 1e-5)
-    return torch.nn.functional.binary_cross_entropy(share, wanted * 0.5 + 0.5)
+    return binary_cross_entropy(share, wanted * 0.5 + 0.5)
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: Any) -> None:
@@ -119,165 +343,3 @@ def descend(optimiser: torch.optim.Optimizer, loss: Any) -> None:
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-
-
-class NetworkGenerator:
-    """A torch network as a `Generator`.
-
-    A GPU takes the whole batch at once. On the CPU each core takes a tile of its own: threads that share one
-    convolution wait for one another at every layer, which costs dearly once other threads read and decode.
-
-    Parameters
-    ----------
-    network
-        Takes (B, 3, H, W) float32 in [-1, 1], gives (B, C, H, W) in [-1, 1]; put in evaluation mode here.
-    spec
-        What it reads and gives.
-    device
-        As for `pick_device`.
-
-    Raises
-    ------
-    ModelError
-        If this computer has no such device.
-    """
-
-    def __init__(self, network: nn.Module, spec: GeneratorSpec, device: str = "auto") -> None:
-        self.spec = spec
-        self.device = torch.device(pick_device(device))
-        self._network = network.eval().to(self.device)
-        self._workers: ThreadPoolExecutor | None = None
-        if self.device.type == "cpu":
-            self._workers = ThreadPoolExecutor(torch.get_num_threads(), "tile", lambda: torch.set_num_threads(1))
-        for weight in self._network.parameters():
-            if weight.ndim == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-
-    def __call__(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Turn tiles into maps.
-
-        Parameters
-        ----------
-        tiles
-            (B, 3, H, W) RGB in 0..255, an array or a torch tensor; H and W multiples of `spec.multiple_px`.
-
-        Returns
-        -------
-        (B, C, H, W) in [0, 1], channels as in `spec.channels`.
-
-        Raises
-        ------
-        ValueError
-            If the tiles have another type, shape or size.
-        """
-        tiles = np.require(tiles, requirements=["C", "W"])  # as torch wants them
-        self.spec.check(tiles)
-        if self._workers is None or not len(tiles):
-            return self._run(tiles)
-        return np.concatenate(list(self._workers.map(self._run, np.split(tiles, len(tiles)))))
-
-    def _run(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            batch = torch.from_numpy(tiles).to(self.device, memory_format=torch.channels_last)
-            maps = self._network(batch.float() / 127.5 - 1)
-            result: npt.NDArray[np.float32] = ((maps.float() + 1) / 2).contiguous().cpu().numpy()
-        return result
-
-    def weights(self) -> dict[str, npt.NDArray[Any]]:
-        """Return a copy of the network's weights, by name, as a model folder stores them."""
-        return {name: value.detach().cpu().numpy().copy() for name, value in self._network.state_dict().items()}
-
-
-def pick_device(name: str = "auto") -> str:
-    """Return the device to run on: the one asked for, or the fastest kind there is for ``auto``.
-
-    Parameters
-    ----------
-    name
-        ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
-
-    Raises
-    ------
-    ModelError
-        If the name is no device, or this computer has none of it.
-    """
-    there = ["cpu"]
-    if torch.backends.mps.is_available():
-        there.insert(0, "mps")
-    if torch.cuda.is_available():
-        there[:0] = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if name == "auto":
-        return there[0]
-    if name not in there:
-        raise ModelError(f"device {name!r} is not on this computer; choose auto or one of: {', '.join(there)}")
-    return name
-
-
-def fresh(make: Callable[[], Network], seed: int = 0) -> Network:
-    """Return a newly initialised network: the same for the same seed, leaving torch's own state untouched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
-
-
-def fill(network: nn.Module, weights: Mapping[str, Any], what: str) -> None:
-    """Put weights into a network, all of them and no others.
-
-    Parameters
-    ----------
-    network
-        Changed in place.
-    weights
-        Name -> array or tensor; any float type.
-    what
-        The network in words, for the error text, such as ``family 'x' of width 64``.
-
-    Raises
-    ------
-    ModelError
-        If a weight is missing, has another shape, or has no place in the network.
-    """
-    wanted = network.state_dict()
-    for name, value in wanted.items():
-        if name not in weights:
-            raise ModelError(f"the weights are not those of {what}: {name!r} is missing")
-        if tuple(weights[name].shape) != tuple(value.shape):
-            found, shape = tuple(weights[name].shape), tuple(value.shape)
-            raise ModelError(f"the weights are not those of {what}: {name!r} is {found}, wanted {shape}")
-    if extra := sorted(set(weights) - set(wanted)):
-        raise ModelError(f"the weights are not those of {what}: {extra[0]!r} has no place in it")
-    network.load_state_dict({name: torch.as_tensor(weights[name]) for name in wanted})
-
-
-def read_checkpoint(path: Path) -> Any:
-    """Read a torch checkpoint of plain weights, running no code from it.
-
-    Returns
-    -------
-    What was saved: dicts and lists of tensors and numbers.
-
-    Raises
-    ------
-    ModelError
-        If the file is missing, damaged, no checkpoint, or holds code.
-    """
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file; wanted a torch checkpoint")
-    with path.open("rb") as file:
-        start = file.read(2)
-    if not (start == b"PK" or start[:1] == b"\x80"):
-        raise ModelError(f"{path} is not a torch checkpoint; wanted the .pt or .pth file of the weights")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they say is said below
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"(?i:global) (\w+(?:\.\w+)+)", str(error))
-        what = f"code ({found[1]})" if found else "something other than weights, perhaps code"
-        raise ModelError(
-            f"{path} holds {what} and was not run; ask its author for a file of plain weights (a state dict)"
-        ) from error
-    except _BROKEN as error:
-        if "TorchScript" in str(error):
-            raise ModelError(f"{path} is a TorchScript program, not a file of plain weights") from error
-        raise ModelError(f"{path} is damaged or not a torch checkpoint; copy it again") from error

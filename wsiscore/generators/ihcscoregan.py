@@ -18,19 +18,8 @@ from torch.nn.functional import l1_loss
 
 from wsiscore.errors import ModelError
 from wsiscore.generators import CellRules, GeneratorSpec, TargetRules
-from wsiscore.nets import (
-    InstanceNorm,
-    NetworkGenerator,
-    PatchJudge,
-    ResidualBlock,
-    descend,
-    fill,
-    fresh,
-    judged,
-    map_error,
-    pick_device,
-    read_checkpoint,
-)
+from wsiscore.nets import InstanceNorm, PatchJudge, ResidualBlock, descend, judged, map_error
+from wsiscore.running import NetworkGenerator, fill, fresh, pick_device, read_checkpoint
 
 __all__ = ["SPEC", "Config", "Decoder", "DualUNet", "Encoder", "Recipe", "UNet", "build", "read_published", "recipe"]
 

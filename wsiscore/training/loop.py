@@ -20,7 +20,7 @@ from tqdm import tqdm
 from wsiscore.errors import ModelError, OutputError
 from wsiscore.generators import Recipe, family
 from wsiscore.models import load_model, read_card
-from wsiscore.nets import pick_device, read_checkpoint
+from wsiscore.running import pick_device, read_checkpoint
 from wsiscore.training.data import Draws, Sources, batches
 from wsiscore.writing import replacing
 
@@ -86,7 +86,7 @@ def train(
     start
         Folder of a model to start from, if any.
     device
-        As for `wsiscore.nets.pick_device`.
+        As for `wsiscore.running.pick_device`.
     workers
         Processes that draw batches ahead; 0 draws in this one.
     every
