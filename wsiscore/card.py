@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,12 @@ _SPEC_KEYS = {
     "dtype": (str,),
     "rules": (dict,),
 }
-_RULES_KEYS = {"threshold": _NUMBER, "radius_um": _NUMBER}
+_RULES_KEYS = {
+    "threshold": _NUMBER,
+    "radius_um": _NUMBER,
+    "boundary": _NUMBER,
+    "least_area_um2": (*_NUMBER, type(None)),
+}
 _MEASUREMENT_KEYS = {"set": (str,), "metric": (str,), "value": (*_NUMBER, str), "command": (str,)}
 _WEIGHTS_KEYS = {"file": (str,), "sha256": (str,)}
 _WORDS = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
@@ -139,19 +144,23 @@ def read_card(folder: Path) -> Card:
 
 def card_json(card: Card) -> dict[str, Any]:
     """Return a card as `read_card` reads it, JSON-ready."""
-    spec = asdict(card.spec)
     data = asdict(card)
-    del data["folder"], spec["family"]
-    return data | {"spec": spec}
+    del data["folder"], data["spec"]["family"]
+    data["spec"]["rules"] = card.spec.rules.of(card.spec.output)
+    return data
 
 
 def _read_spec(data: Mapping[str, Any], family_name: str, where: str) -> GeneratorSpec:
     _check(data, _SPEC_KEYS, f"{where}: 'spec'")
-    _check(data["rules"], _RULES_KEYS, f"{where}: 'spec.rules'")
     try:
-        own = {"family": family_name, "channels": tuple(data["channels"]), "rules": CellRules(**data["rules"])}
-        return GeneratorSpec(**{**data, **own})
+        own = {"family": family_name, "channels": tuple(data["channels"]), "rules": CellRules()}
+        spec = GeneratorSpec(**{**data, **own})
     except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ModelError(f"{where}: 'spec' is wrong: {error}") from error
+    _check(data["rules"], {name: _RULES_KEYS[name] for name in spec.rules.of(spec.output)}, f"{where}: 'spec.rules'")
+    try:
+        return replace(spec, rules=CellRules(**data["rules"]))
+    except ValueError as error:
         raise ModelError(f"{where}: 'spec' is wrong: {error}") from error
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from wsiscore.card import CARD, Card, Measurement, Weights, card_json, read_card
 from wsiscore.errors import ModelError, OutputError
-from wsiscore.generators import Family, Generator, family
+from wsiscore.generators import Family, Generator, Maps, family
 from wsiscore.writing import replacing
 
 __all__ = [
@@ -112,7 +112,7 @@ def write_model(folder: Path, card: Card, weights: Mapping[str, Any] | None) -> 
     return card
 
 
-def load_model(model: str | Path, device: str = "auto") -> Generator:
+def load_model(model: str | Path, device: str = "auto", *, maps: Maps = "all") -> Generator:
     """Load a model, ready to run.
 
     Parameters
@@ -121,6 +121,8 @@ def load_model(model: str | Path, device: str = "auto") -> Generator:
         Name of a model that comes with the package, or a folder.
     device
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    maps
+        ``all`` that its card names, or only those ``needed`` for cells or a picture, which may take less computing.
 
     Raises
     ------
@@ -133,8 +135,9 @@ def load_model(model: str | Path, device: str = "auto") -> Generator:
     module = family(card.family)
     config = _config(module, card)
     weights = _load_weights(folder, card.weights) if card.weights else None
+    spec = card.spec if maps == "all" else replace(card.spec, channels=card.spec.needed)
     try:
-        generator = module.build(config, card.spec, weights, device)
+        generator = module.build(config, spec, weights, device)
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
     # A network without its weights would give noise.

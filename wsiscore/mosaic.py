@@ -20,6 +20,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from wsiscore.errors import MosaicError, OutputError
+from wsiscore.regions import Region
 from wsiscore.tiles import Tile, TileGrid, TileList
 
 __all__ = ["Mosaic", "TileState"]
@@ -27,6 +28,7 @@ __all__ = ["Mosaic", "TileState"]
 _FORMAT = "wsiscore-mosaic-1"
 _SMALLEST_LEVEL_PX = 512  # the pyramid ends when a level fits in this
 _COLORS = {"positive": "FF4040", "negative": "4080FF", "red": "FF0000", "green": "00FF00", "blue": "0000FF"}
+"""Of a map in viewers, by the last word of its name."""
 
 
 class TileState(IntEnum):
@@ -86,6 +88,8 @@ class Mosaic:
     def create(cls, path: Path, tiles: TileList, channels: Sequence[str], dtype: str, about: Mapping[str, Any]) -> Self:
         """Start an empty mosaic, or open the one that is there if it was started in just this way.
 
+        A finished one that holds more maps than are wanted serves as well.
+
         Parameters
         ----------
         path
@@ -93,7 +97,7 @@ class Mosaic:
         tiles
             What will be read; the grid's cores are the chunks.
         channels
-            Names of the maps, in order.
+            Names of the maps wanted, in order.
         dtype
             ``float16`` or ``uint8``.
         about
@@ -111,11 +115,7 @@ class Mosaic:
         meta = json.loads(json.dumps(meta))  # as it will be read back, tuples as lists
         if path.exists():
             found = cls(path, writable=True)
-            if found.about != meta:
-                changed = ", ".join(sorted(k for k in {*meta, *found.about} if meta.get(k) != found.about.get(k)))
-                raise MosaicError(
-                    f"{path} was started with other settings ({changed}); delete it or choose another folder with -o"
-                )
+            _refuse_stale(found, meta)
             if not found.complete:
                 for part in path.rglob("*.partial"):  # what a killed run was writing
                     part.unlink(missing_ok=True)
@@ -160,10 +160,38 @@ class Mosaic:
         """Whether all tiles and the pyramid are written."""
         return bool(self._group.attrs.get("complete", False))
 
-    def read(self, x: int, y: int, width: int, height: int) -> npt.NDArray[np.generic]:
-        """Read (C, h, w) of the mosaic's dtype, cut at its edges, in pixels of the grid's mpp; 0 where nothing is."""
-        x0, y0 = max(x, 0), max(y, 0)
-        return np.asarray(self._level_0[:, y0 : max(y + height, 0), x0 : max(x + width, 0)])
+    def read(
+        self, x: int, y: int, width: int, height: int, channels: Sequence[str] | None = None
+    ) -> npt.NDArray[np.generic]:
+        """Read a rectangle, in pixels of the grid's mpp.
+
+        Parameters
+        ----------
+        x, y, width, height
+            Where; cut at the mosaic's edges.
+        channels
+            Names of the maps to read, in order; by default all.
+
+        Returns
+        -------
+        (C, h, w) of the mosaic's dtype; 0, or white in a picture, where nothing was written.
+        """
+        window = (slice(max(y, 0), max(y + height, 0)), slice(max(x, 0), max(x + width, 0)))
+        if channels is None:
+            return np.asarray(self._level_0[:, *window])
+        wanted = np.array([self.channels.index(name) for name in channels])
+        return np.asarray(self._level_0.oindex[wanted, *window])
+
+    def blocks(self, side_px: int) -> Iterator[Region]:
+        """Yield the squares of this side, cut at the mosaic's edges, in which something was written."""
+        grid, held = self.grid, self.states() == TileState.WRITTEN
+        for y in range(0, grid.height_px, side_px):
+            for x in range(0, grid.width_px, side_px):
+                width, height = min(side_px, grid.width_px - x), min(side_px, grid.height_px - y)
+                rows = slice(y // grid.core_px, (y + height - 1) // grid.core_px + 1)
+                cols = slice(x // grid.core_px, (x + width - 1) // grid.core_px + 1)
+                if held[rows, cols].any():
+                    yield Region(x, y, width, height, grid.mpp)
 
     def unreadable_um(self) -> shapely.Geometry | None:
         """Return the union of the cores that could not be read, in micrometres, or None."""
@@ -192,6 +220,22 @@ class Mosaic:
         if not isinstance(array, zarr.Array):
             raise MosaicError(f"{self.path}/{name} is a {type(array).__name__}, wanted an array; infer again")
         return array
+
+
+def _refuse_stale(found: Mosaic, meta: Mapping[str, Any]) -> None:
+    """Raise a MosaicError unless a mosaic was started with `meta`, or is finished and holds its maps and more."""
+    changed = sorted(k for k in {*meta, *found.about} if meta.get(k) != found.about.get(k))
+    mend = "delete it or choose another folder with -o"
+    if changed == ["channels"]:
+        wanted = meta["channels"]
+        if lacking := [name for name in wanted if name not in found.channels]:
+            raise MosaicError(f"{found.path} was made without the maps {', '.join(lacking)}; {mend}")
+        if [name for name in found.channels if name in wanted] == wanted:
+            if found.complete:
+                return
+            raise MosaicError(f"{found.path} is unfinished and holds more maps; finish it with --maps all, or {mend}")
+    if changed:
+        raise MosaicError(f"{found.path} was started with other settings ({', '.join(changed)}); {mend}")
 
 
 def _levels(grid: TileGrid) -> list[tuple[int, int]]:
@@ -241,7 +285,7 @@ def _ome(tiles: TileList, channels: Sequence[str], dtype: str, names: Sequence[s
         "omero",
         {
             "channels": [
-                {"label": name, "color": _COLORS.get(name, "FFFFFF"), "active": True, "window": window}
+                {"label": name, "color": _COLORS.get(name.split("_")[-1], "FFFFFF"), "active": True, "window": window}
                 for name in channels
             ]
         },

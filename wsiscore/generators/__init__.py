@@ -25,6 +25,7 @@ __all__ = [
     "Family",
     "Generator",
     "GeneratorSpec",
+    "Maps",
     "Recipe",
     "SlideAdaptive",
     "TargetRules",
@@ -33,10 +34,14 @@ __all__ = [
 ]
 
 GROUP = "wsiscore.generators"
-Output = Literal["centers", "image"]
-_OUTPUTS: dict[frozenset[str], Output] = {
-    frozenset({"center", "positive", "negative"}): "centers",
-    frozenset({"red", "green", "blue"}): "image",
+Maps = Literal["needed", "all"]
+"""Which maps a model computes: those its kind of output needs, or all it has."""
+Output = Literal["centers", "components", "image"]
+"""What a generator's channels are: maps of cell centres, maps of whole cells, or a picture."""
+_NEEDED: dict[Output, frozenset[str]] = {
+    "centers": frozenset({"center", "positive", "negative"}),
+    "components": frozenset({"positive", "negative", "boundary"}),
+    "image": frozenset({"red", "green", "blue"}),
 }
 
 
@@ -47,19 +52,36 @@ class CellRules:
     Parameters
     ----------
     threshold
-        Least centre-map value of a cell, in [0, 1].
+        What a cell must exceed, in [0, 1]: of centers in the centre map, of components in the sum of the positive and
+        the negative map at each pixel.
     radius_um
-        Half the side of the square in which a cell is the highest point, in micrometres.
+        Of centers: half the side of the square in which a cell is the highest point, in micrometres.
+    boundary
+        Of components: most that the boundary map may be at a cell's pixel, in [0, 1].
+    least_area_um2
+        Of components: area that a cell must exceed, in µm²; None finds it from the areas of all of the slide.
     """
 
     threshold: float = 0.5
     radius_um: float = 3.0
+    boundary: float = 80 / 255
+    least_area_um2: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"the threshold lies in [0, 1], got {self.threshold}")
         if not self.radius_um > 0:
             raise ValueError(f"the radius is a positive number of micrometres, got {self.radius_um}")
+        if not 0 <= self.boundary <= 1:
+            raise ValueError(f"the boundary's limit lies in [0, 1], got {self.boundary}")
+        if self.least_area_um2 is not None and not self.least_area_um2 >= 0:
+            raise ValueError(f"the least area is a number of µm², 0 or more, got {self.least_area_um2}")
+
+    def of(self, output: Output) -> dict[str, float | None]:
+        """Return by name the rules that this kind of output heeds, JSON-ready."""
+        if output == "components":
+            return {"threshold": self.threshold, "boundary": self.boundary, "least_area_um2": self.least_area_um2}
+        return {"threshold": self.threshold, "radius_um": self.radius_um}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +93,7 @@ class GeneratorSpec:
     family
         The module that runs it.
     channels
-        Names of the output maps, in order.
+        Names of the output maps, in order: those that one kind of output needs, and any others beside them.
     mpp
         Micrometres per pixel it reads and writes.
     tile_px
@@ -96,18 +118,31 @@ class GeneratorSpec:
     rules: CellRules = CellRules()
 
     def __post_init__(self) -> None:
-        if frozenset(self.channels) not in _OUTPUTS:
-            known = " or ".join("/".join(sorted(channels)) for channels in _OUTPUTS)
-            raise ValueError(f"channels {'/'.join(self.channels)} mean nothing here; wanted {known}")
+        told = "/".join(self.channels)
+        if len(set(self.channels)) < len(self.channels):
+            raise ValueError(f"channels {told} name a map twice")
+        if not (kinds := self._kinds()):
+            known = " or ".join("/".join(sorted(needed)) for needed in _NEEDED.values())
+            raise ValueError(f"channels {told} mean nothing here; wanted {known}")
+        if len(kinds) > 1:
+            raise ValueError(f"channels {told} mean {' and '.join(kinds)} at once; rename some of them")
         if self.tile_px % self.multiple_px:
             raise ValueError(f"tiles of {self.tile_px} px are not a multiple of {self.multiple_px} px")
         if not 0 <= 2 * self.margin_px < self.tile_px:
             raise ValueError(f"a margin of {self.margin_px} px leaves nothing of a {self.tile_px} px tile")
 
+    def _kinds(self) -> list[Output]:
+        return [output for output, needed in _NEEDED.items() if needed <= set(self.channels)]
+
     @property
     def output(self) -> Output:
-        """What the channels are: cell centres with their classes, or an RGB picture."""
-        return _OUTPUTS[frozenset(self.channels)]
+        """What the channels are: cell centres, or whole cells with their boundaries, by class; or an RGB picture."""
+        return self._kinds()[0]
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The channels that this kind of output needs, in order; the others are there to look at."""
+        return tuple(channel for channel in self.channels if channel in _NEEDED[self.output])
 
     def check(self, tiles: npt.NDArray[Any]) -> None:
         """Raise a ValueError unless `tiles` is what a generator takes: (B, 3, H, W) uint8, sides as declared."""
@@ -169,10 +204,12 @@ class Recipe(Protocol):
 
     A batch is name -> uint8 tensor (B, 3, H, W): ``rgb``, ``colour``, ``maps`` are rendered tiles with their coloured
     masks and target maps; ``mask_colour``, ``mask_maps`` those of unrelated nuclei; ``tiles`` real ones without a
-    label, where there are any.
+    label, where there are any. A family that learns from aligned pictures (`Family.PAIRS`) is given those instead,
+    under the names it asks for, cut, turned and mirrored alike, and what its `derived` adds to them.
     """
 
     targets: TargetRules
+    """Of a family without `Family.PAIRS`."""
     optimisers: list[Any]
 
     def step(self, batch: Mapping[str, Any], number: int) -> Mapping[str, Any]:
@@ -192,7 +229,12 @@ class Recipe(Protocol):
 
 
 class Family(Protocol):
-    """What a module in this folder, or behind the entry point, offers."""
+    """What a module in this folder, or behind the entry point, offers.
+
+    A family that learns from aligned pictures also offers the constant ``PAIRS``, names of the pictures of a pair, its
+    input first, and may offer ``derived``. The names are those of the renderer: ``he``, ``ihc``, ``hematoxylin``,
+    ``dapi``, ``lap2``, ``marker``, ``segmentation``.
+    """
 
     SPEC: GeneratorSpec
     """Of the published system; a card may differ."""
@@ -200,7 +242,10 @@ class Family(Protocol):
     """Frozen dataclass: the architecture and, for training, its options; every field has a default."""
 
     def build(self, config: Any, spec: GeneratorSpec, weights: Mapping[str, Any] | None, device: str) -> Generator:
-        """Return a generator on `device` with `weights` (name -> array), or freshly initialised without."""
+        """Return a generator on `device` with `weights` (name -> array), or freshly initialised without.
+
+        It gives the channels of `spec`, which may be fewer than those of `SPEC`, and computes no more than they take.
+        """
 
     def read_published(self, path: Path) -> tuple[Any, Mapping[str, Any]]:
         """Read the published program's file or folder into (config, weights); ModelError if it is not one.
@@ -215,6 +260,12 @@ class Family(Protocol):
 
         The networks begin from `seed`, and from the weights in `start`. Families that cannot be trained leave this
         out.
+        """
+
+    def derived(self, pictures: Mapping[str, npt.NDArray[np.uint8]]) -> Mapping[str, npt.NDArray[np.uint8]]:
+        """Return further pictures, (H, W, C), computed from an aligned set of (H, W, 3), both in 0..255.
+
+        It runs where batches are drawn, in processes without torch. Families without such pictures leave this out.
         """
 
 
