@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from wsiscore.rendering.ground import Plane, smooth_noise
-from wsiscore.rendering.look import Look
+from wsiscore.rendering.look import Look, Triple
 
 __all__ = ["photograph"]
 
@@ -15,10 +17,10 @@ _INKS = ((0.1, 0.3, 0.75), (0.1, 0.5, 0.35), (0.15, 0.15, 0.18), (0.75, 0.1, 0.1
 
 
 def photograph(
-    rng: np.random.Generator, mpp: float, look: Look, hematoxylin: Plane, dab: Plane, residual: Plane
+    rng: np.random.Generator, mpp: float, look: Look, dyes: Sequence[tuple[Plane, Triple]], residual: Plane
 ) -> npt.NDArray[np.uint8]:
-    """Return the (H, W, 3) picture, 0..255, of light through the dyes."""
-    shape = hematoxylin.shape[0], hematoxylin.shape[1]
+    """Return the (H, W, 3) picture, 0..255, of light through dyes: the amount, (H, W), and the colour of each."""
+    shape = residual.shape[0], residual.shape[1]
     pen = _pen(rng, shape, mpp) if rng.random() < look.accidents / 3 else None
     ink = _INKS[rng.integers(len(_INKS))]
     unclear, unclear_px = None, rng.uniform(0.7, 2.0) / mpp
@@ -26,8 +28,10 @@ def photograph(
         unclear = np.clip(smooth_noise(rng, shape, 60 / mpp) - np.float32(rng.uniform(-0.5, 1)), 0, 1)
     picture = np.empty((*shape, 3), np.uint8)
     for channel in range(3):
-        density = hematoxylin * np.float32(look.hematoxylin[channel])
-        density += dab * np.float32(look.dab[channel])
+        (amount, colour), *others = dyes
+        density = amount * np.float32(colour[channel])
+        for amount, colour in others:
+            density += amount * np.float32(colour[channel])
         density += residual
         light = np.exp(density * np.float32(-np.log(10)))
         light = np.float32(look.glass[channel]) * (np.float32(look.stray) + np.float32(1 - look.stray) * light)

@@ -8,17 +8,18 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Look"]
+__all__ = ["Look", "Triple", "dye"]
 
-_Triple = tuple[float, float, float]
+Triple = tuple[float, float, float]
+"""Of red, green and blue."""
 
 
-def _triple(values: npt.ArrayLike) -> _Triple:
+def _triple(values: npt.ArrayLike) -> Triple:
     red, green, blue = (float(value) for value in np.asarray(values))
     return red, green, blue
 
 
-def _dye(rng: np.random.Generator, one: _Triple, other: _Triple, share: float) -> _Triple:
+def dye(rng: np.random.Generator, one: Triple, other: Triple, share: float) -> Triple:
     """Return the unit vector a `share` of the way from one to the other, slightly off."""
     vector = np.asarray(one) * (1 - share) + np.asarray(other) * share + rng.normal(0, 0.02, 3)
     vector = np.maximum(vector, 0.05)
@@ -64,9 +65,9 @@ class Look:
         Chance of a fold, pen or a part out of focus in a field.
     """
 
-    hematoxylin: _Triple
-    dab: _Triple
-    glass: _Triple
+    hematoxylin: Triple
+    dab: Triple
+    glass: Triple
     stray: float
     cytoplasm_od: float
     stroma_od: float
@@ -124,8 +125,8 @@ class Look:
         level = near(222, 245) - (rarely(0.5, 0, 50) if warm < 0.1 else rarely(0.5, 0, 15))
         tint = rng.normal(0, 0.005, 3) + warm * np.array([0.03, 0.0, -rng.uniform(0.7, 1.1)])
         return cls(
-            hematoxylin=_dye(rng, (0.79, 0.55, 0.30), (0.60, 0.74, 0.30), violet),
-            dab=_dye(rng, (0.23, 0.55, 0.80), (0.42, 0.62, 0.66), red),
+            hematoxylin=dye(rng, (0.79, 0.55, 0.30), (0.60, 0.74, 0.30), violet),
+            dab=dye(rng, (0.23, 0.55, 0.80), (0.42, 0.62, 0.66), red),
             glass=_triple(np.clip(level * (1 + tint), 0, 250)),
             stray=near(0.0, 0.04, 0.08),
             cytoplasm_od=near(0.008, 0.035, 0.02) + rarely(0.15, 0, 0.06),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from scipy.spatial import cKDTree
 from wsiscore.rendering.ground import Flow, Layout, Plane, smooth_noise
 from wsiscore.rendering.look import Look
 
-__all__ = ["KINDS", "Nuclei", "draw_nuclei", "place_nuclei"]
+__all__ = ["KINDS", "Nuclei", "Traits", "draw_nuclei", "place_nuclei"]
 
 KINDS = ("tumour", "stroma", "lymphocyte")
 _TUMOUR, _STROMA, _LYMPHOCYTE = range(3)
@@ -182,55 +183,29 @@ def _positive(
     return positive
 
 
-def draw_nuclei(
-    rng: np.random.Generator, shape: tuple[int, int], mpp: float, look: Look, nuclei: Nuclei
-) -> tuple[Plane, Plane, Plane, npt.NDArray[np.int32]]:
-    """Draw all nuclei.
-
-    Returns
-    -------
-    hematoxylin, dab
-        (H, W) dyes.
-    bare
-        (H, W) in [0, 1]: 1 outside nuclei and the pale gap around some.
-    labels
-        (H, W): row + 1 of the nucleus whose middle is nearest, measured in its own radii; 0 outside all.
-    """
-    reach = np.ceil((nuclei.length_um * 1.25 + 1.5) / mpp).astype(int) + 1
-    outside = [-nuclei.x, -nuclei.y, nuclei.x - shape[1], nuclei.y - shape[0]]
-    pad = int(reach.max(initial=1)) + int(np.max(outside, initial=0)) + 2
-    big = shape[0] + 2 * pad, shape[1] + 2 * pad
-    hematoxylin, dab, bare = np.zeros(big, np.float32), np.zeros(big, np.float32), np.ones(big, np.float32)
-    nearest, labels = np.ones(big, np.float32), np.zeros(big, np.int32)
-    traits = _Traits.random(rng, look, nuclei)
-    bank = [smooth_noise(rng, (_BANK_PX, _BANK_PX), size / mpp) for size in (1.0, 2.8)]
-    by_size = np.argsort(reach, kind="stable")
-    start = 0
-    while start < len(by_size):
-        alike = int(np.searchsorted(reach[by_size], reach[by_size[start]] * 1.15 + 1, side="right"))
-        count = max(1, _CHUNK_PX // (2 * int(reach[by_size[start]]) + 1) ** 2)
-        rows = by_size[start : min(alike, start + count)]
-        start += len(rows)
-        half = int(reach[rows].max())
-        hema, brown, cover, gap, rho = _draw_chunk(rng, mpp, nuclei, traits, bank, rows, half)
-        tops = np.floor(nuclei.y[rows]).astype(int) + pad - half
-        lefts = np.floor(nuclei.x[rows]).astype(int) + pad - half
-        for i in rng.permutation(len(rows)):
-            window = np.s_[tops[i] : tops[i] + 2 * half + 1, lefts[i] : lefts[i] + 2 * half + 1]
-            under = 1 - 0.4 * cover[i]
-            hematoxylin[window] = hematoxylin[window] * under + hema[i]
-            dab[window] = dab[window] * under + brown[i]
-            bare[window] *= gap[i]
-            mine = rho[i] < nearest[window]
-            nearest[window][mine] = rho[i][mine]
-            labels[window][mine] = rows[i] + 1
-    crop = np.s_[pad : pad + shape[0], pad : pad + shape[1]]
-    return hematoxylin[crop].copy(), dab[crop].copy(), bare[crop].copy(), labels[crop].copy()
-
-
 @dataclass(frozen=True, slots=True)
-class _Traits:
-    """How each nucleus is stained and bent; columns like those of `Nuclei`."""
+class Traits:
+    """How each nucleus is stained and bent; columns like those of `Nuclei`.
+
+    Parameters
+    ----------
+    hematoxylin, dab
+        Amount of dye.
+    hollow, rim, grain, patchy
+        Paleness of the middle, darkness of the edge, clumping, and how uneven the DAB is.
+    soft_um
+        Width of the edge.
+    ragged, bend
+        Fine dents in radii, and bend of the long axis per µm.
+    gap
+        How bare of cytoplasm the ground around it is, in [0, 1].
+    waves
+        (n, 3, 2): cosine and sine of the 2nd, 3rd and 5th wave around the edge, in radii.
+    nucleoli
+        (n, 2, 4): x and y in radii, radius in µm, strength.
+    kept
+        Share of its hematoxylin a nucleus keeps beside DAB; `hematoxylin` is what is left.
+    """
 
     hematoxylin: Plane
     dab: Plane
@@ -242,11 +217,13 @@ class _Traits:
     ragged: Plane
     bend: Plane
     gap: Plane
-    waves: Plane  # (n, 3, 2): cosine and sine of the 2nd, 3rd and 5th wave around the edge
-    nucleoli: Plane  # (n, 2, 4): x, y in radii; radius in µm; strength
+    waves: Plane
+    nucleoli: Plane
+    kept: Plane
 
     @classmethod
-    def random(cls, rng: np.random.Generator, look: Look, nuclei: Nuclei) -> _Traits:
+    def random(cls, rng: np.random.Generator, look: Look, nuclei: Nuclei) -> Self:
+        """Draw the traits of nuclei on a slide of this look."""
         n, kind, positive = len(nuclei.x), nuclei.kind, nuclei.positive
         tumour = kind == _TUMOUR
 
@@ -259,7 +236,8 @@ class _Traits:
         dab[weak] = rng.uniform(0.22, 0.5, weak.sum())
         faint = np.minimum(np.abs(rng.normal(0, look.faint_od, n)), 0.14)
         dab = np.where(positive, dab, faint)
-        hema *= np.where(positive, rng.uniform(0.1, 0.7, n), 1)
+        kept = np.where(positive, rng.uniform(0.1, 0.7, n), 1)
+        hema *= kept
         hollow = np.where(tumour, np.clip(look.hollow + rng.normal(0, 0.15, n), 0, 0.92), 0.05)
         mitosis = tumour & (rng.random(n) < 0.012)
         hema[mitosis], hollow[mitosis] = hema[mitosis] * 2.2, 0
@@ -289,15 +267,61 @@ class _Traits:
             rng.uniform(0, 0.9, n) * (rng.random(n) < 0.5),
             waves,
             nucleoli,
+            kept,
         )
         return cls(*(np.asarray(column, np.float32) for column in columns))
+
+
+def draw_nuclei(
+    rng: np.random.Generator, shape: tuple[int, int], mpp: float, nuclei: Nuclei, traits: Traits
+) -> tuple[Plane, Plane, Plane, npt.NDArray[np.int32]]:
+    """Draw all nuclei; from the same state of `rng` each has the same outline, whatever its dyes.
+
+    Returns
+    -------
+    hematoxylin, dab
+        (H, W) dyes.
+    bare
+        (H, W) in [0, 1]: 1 outside nuclei and the pale gap around some.
+    labels
+        (H, W): row + 1 of the nucleus whose middle is nearest, measured in its own radii; 0 outside all.
+    """
+    reach = np.ceil((nuclei.length_um * 1.25 + 1.5) / mpp).astype(int) + 1
+    outside = [-nuclei.x, -nuclei.y, nuclei.x - shape[1], nuclei.y - shape[0]]
+    pad = int(reach.max(initial=1)) + int(np.max(outside, initial=0)) + 2
+    big = shape[0] + 2 * pad, shape[1] + 2 * pad
+    hematoxylin, dab, bare = np.zeros(big, np.float32), np.zeros(big, np.float32), np.ones(big, np.float32)
+    nearest, labels = np.ones(big, np.float32), np.zeros(big, np.int32)
+    bank = [smooth_noise(rng, (_BANK_PX, _BANK_PX), size / mpp) for size in (1.0, 2.8)]
+    by_size = np.argsort(reach, kind="stable")
+    start = 0
+    while start < len(by_size):
+        alike = int(np.searchsorted(reach[by_size], reach[by_size[start]] * 1.15 + 1, side="right"))
+        count = max(1, _CHUNK_PX // (2 * int(reach[by_size[start]]) + 1) ** 2)
+        rows = by_size[start : min(alike, start + count)]
+        start += len(rows)
+        half = int(reach[rows].max())
+        hema, brown, cover, gap, rho = _draw_chunk(rng, mpp, nuclei, traits, bank, rows, half)
+        tops = np.floor(nuclei.y[rows]).astype(int) + pad - half
+        lefts = np.floor(nuclei.x[rows]).astype(int) + pad - half
+        for i in rng.permutation(len(rows)):
+            window = np.s_[tops[i] : tops[i] + 2 * half + 1, lefts[i] : lefts[i] + 2 * half + 1]
+            under = 1 - 0.4 * cover[i]
+            hematoxylin[window] = hematoxylin[window] * under + hema[i]
+            dab[window] = dab[window] * under + brown[i]
+            bare[window] *= gap[i]
+            mine = rho[i] < nearest[window]
+            nearest[window][mine] = rho[i][mine]
+            labels[window][mine] = rows[i] + 1
+    crop = np.s_[pad : pad + shape[0], pad : pad + shape[1]]
+    return hematoxylin[crop].copy(), dab[crop].copy(), bare[crop].copy(), labels[crop].copy()
 
 
 def _draw_chunk(
     rng: np.random.Generator,
     mpp: float,
     nuclei: Nuclei,
-    traits: _Traits,
+    traits: Traits,
     bank: list[Plane],
     rows: npt.NDArray[np.intp],
     half: int,
