@@ -8,11 +8,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["blank", "counterstain", "crop", "cut_and_turn", "disturb", "fade", "forget_unseen", "inner"]
+__all__ = ["blank", "counterstain", "crop", "cut_and_turn", "defocus", "disturb", "fade", "forget_unseen", "inner"]
 
 _SCALE = (-0.08, 0.2)  # mean and standard deviation of the logarithm of the magnification
 _UNFADED = 0.5  # share of tiles whose nuclei keep their stain
 _FADED_TO = (0.4, 1.0)
+_DEFOCUSED = 0.5  # share of tiles in which some nuclei lie out of focus; of their nuclei; and by how much
+_OUT_OF_FOCUS = (0.05, 0.6)
+_DEFOCUS_PX = (0.8, 2.5)
 _AT_AN_EDGE = 0.2  # share of tiles that lie across a slide's edge
 _COUNTERSTAINED = 0.35  # share of tiles whose positive nuclei take more hematoxylin, and how much at most
 _MORE_OD = 0.8
@@ -139,6 +142,30 @@ def fade(rng: np.random.Generator, rgb: Picture, cells: CellMap) -> Picture:
     ground = np.percentile(od[::2, ::2], 25, axis=(0, 1)).astype(np.float32)
     value = np.power(10, -(ground + (od - ground) * share)) * 255
     return np.clip(value + 0.5, 0, 255).astype(np.uint8)
+
+
+def defocus(rng: np.random.Generator, rgb: Picture, cells: CellMap) -> Picture:
+    """Blur some nuclei of some tiles, as those above and below the plane of focus are in a thick section.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    rgb, cells
+        (H, W, 3) in 0..255 and (H, W).
+
+    Returns
+    -------
+    (H, W, 3) in 0..255.
+    """
+    if rng.random() > _DEFOCUSED:
+        return rgb
+    far = rng.random(int(np.abs(cells).max(initial=0)) + 1) < rng.uniform(*_OUT_OF_FOCUS)
+    sigma_px = float(rng.uniform(*_DEFOCUS_PX))
+    where = cv2.dilate((far[np.abs(cells)] & (cells != 0)).astype(np.float32), np.ones((3, 3), np.uint8), iterations=2)
+    where = cv2.GaussianBlur(where, (0, 0), sigma_px)[..., None]
+    value = rgb.astype(np.float32)
+    return np.asarray(value + where * (cv2.GaussianBlur(value, (0, 0), sigma_px) - value) + 0.5, np.uint8)
 
 
 def blank(rng: np.random.Generator, rgb: Picture, cells: CellMap) -> None:

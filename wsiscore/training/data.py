@@ -15,7 +15,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from wsiscore.errors import SlideError
 from wsiscore.generators import TargetRules
-from wsiscore.training.augment import blank, counterstain, crop, cut_and_turn, disturb, fade, forget_unseen, inner
+from wsiscore.training.augment import (
+    blank,
+    counterstain,
+    crop,
+    cut_and_turn,
+    defocus,
+    disturb,
+    fade,
+    forget_unseen,
+    inner,
+)
 from wsiscore.training.pool import Pool
 from wsiscore.training.targets import colour_mask, k_maps, random_classes, read_nuclei
 
@@ -77,7 +87,8 @@ class Draws(Dataset[dict[str, Tensor]]):
     def _item(self, rng: np.random.Generator) -> dict[str, Picture]:
         rgb, cells = self._rendered(rng)
         inside = inner(cells[None])[0]
-        rgb = disturb(rng, fade(rng, counterstain(rng, rgb, inside), inside))
+        rgb = defocus(rng, fade(rng, counterstain(rng, rgb, inside), inside), inside)
+        rgb = disturb(rng, rgb)
         forget_unseen(rgb, cells)
         blank(rng, rgb, cells)
         item = {

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,10 +17,10 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from wsiscore.errors import OutputError
-from wsiscore.rendering import Look, render_field
+from wsiscore.rendering import Known, Look, render_field, render_pair
 from wsiscore.training.targets import OTHERS
 
-__all__ = ["Pool", "PoolSettings", "render_pool"]
+__all__ = ["PairPoolSettings", "Pool", "PoolSettings", "render_pool"]
 
 _ABOUT = "pool.json"
 _BLOCK = 16  # fields a file
@@ -56,6 +57,52 @@ class PoolSettings:
     mpp: float
     seed: int
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a field consists of: its picture first, its cells last."""
+        return ("rgb", "cells")
+
+    def paint(self, number: int) -> dict[str, npt.NDArray[Any]]:
+        """Return field `number`: (side, side, 3) pictures by name, and its cells as `Pool.field` gives them."""
+        rng = np.random.default_rng([self.seed, number])
+        mpp = self.mpp * float(np.exp(rng.normal(0, _MAGNIFICATION)))
+        factor = 2 if rng.random() < _FINER else 1
+        rim = round(_RIM_UM / mpp)  # the class of nuclei centred outside is not known: they are cut off
+        painted = (self.side_px + 2 * rim) * factor
+        look = _look(rng)
+        index = 100 * float(rng.beta(*_INDEX))
+        field = render_field(rng, painted, painted, mpp / factor, look=look, index=index)
+        rgb = cv2.resize(field.rgb, (painted // factor, painted // factor), interpolation=cv2.INTER_AREA)
+        inner = np.s_[rim : rim + self.side_px, rim : rim + self.side_px]
+        return {"rgb": rgb[inner].astype(np.uint8), "cells": _cells(field)[::factor, ::factor][inner]}
+
+
+@dataclass(frozen=True, slots=True)
+class PairPoolSettings(PoolSettings):
+    """What a pool of aligned pictures holds.
+
+    Parameters
+    ----------
+    stains
+        Names of the pictures, of `wsiscore.rendering.STAINS`; the input first.
+    """
+
+    stains: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The stains, and the cells last."""
+        return (*self.stains, "cells")
+
+    def paint(self, number: int) -> dict[str, npt.NDArray[Any]]:
+        """Return field `number` in every stain, and its cells."""
+        rng = np.random.default_rng([self.seed, number])
+        mpp = self.mpp * float(np.exp(rng.normal(0, _MAGNIFICATION)))
+        rim = round(_RIM_UM / mpp)
+        pair = render_pair(rng, *(self.side_px + 2 * rim,) * 2, mpp, self.stains)
+        inner = np.s_[rim : rim + self.side_px, rim : rim + self.side_px]
+        return {name: picture[inner] for name, picture in pair.pictures.items()} | {"cells": _cells(pair)[inner]}
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -77,10 +124,14 @@ class Pool:
 
     def field(self, number: int) -> tuple[Picture, CellMap]:
         """Return (side, side, 3) RGB and its cells, (side, side): 0 ground, +n positive, −n negative nucleus n."""
+        names = self.settings.names
+        return self.array(number, names[0]), self.array(number, names[-1])
+
+    def array(self, number: int, name: str) -> npt.NDArray[Any]:
+        """Return one of the arrays of a field, as `PoolSettings.paint` names them."""
         block, row = divmod(number, _BLOCK)
-        rgb = np.load(self.folder / f"{block:05d}.rgb.npy", mmap_mode="r")
-        cells = np.load(self.folder / f"{block:05d}.cells.npy", mmap_mode="r")
-        return rgb[row], cells[row]
+        array: npt.NDArray[Any] = np.load(self.folder / f"{block:05d}.{name}.npy", mmap_mode="r")[row]
+        return array
 
 
 def render_pool(folder: Path, settings: PoolSettings, *, workers: int = 1, progress: bool = False) -> Pool:
@@ -133,12 +184,11 @@ def _each(work: partial[None], blocks: list[int], workers: int) -> Iterator[None
 
 def _render_block(folder: Path, settings: PoolSettings, block: int) -> None:
     cv2.setNumThreads(1)
-    fields = [_render(settings, number) for number in range(block * _BLOCK, (block + 1) * _BLOCK)]
-    for name, arrays in zip(
-        ("rgb", "cells"), zip(*fields, strict=True), strict=True
-    ):  # the cells last: they mark it done
+    last = min((block + 1) * _BLOCK, settings.fields)
+    fields = [settings.paint(number) for number in range(block * _BLOCK, last)]
+    for name in settings.names:  # the cells last: they mark it done
         part = folder / f".{block:05d}.{name}.npy"
-        np.save(part, np.stack(arrays))
+        np.save(part, np.stack([field[name] for field in fields]))
         part.replace(folder / f"{block:05d}.{name}.npy")
 
 
@@ -159,13 +209,14 @@ def _glial(rng: np.random.Generator, look: Look) -> Look:
     """Return a look with nuclei that are small, long, irregular and pale, as a glioma's."""
     return replace(
         look,
-        diameter_um=float(rng.uniform(5, 8.5)),
+        diameter_um=float(rng.uniform(4, 8.5)),
         diameter_spread=float(rng.uniform(0.15, 0.3)),
         elongation=float(rng.uniform(0.3, 1.2)),
         irregularity=float(rng.uniform(0.03, 0.1)),
         nuclear_od=look.nuclear_od * float(rng.uniform(0.45, 1)),
         density_mm2=float(rng.uniform(2500, 6000)),
         stroma_mm2=float(rng.uniform(50, 500)),
+        ghosts_mm2=0.0,  # what is blurred there is a nucleus
     )
 
 
@@ -191,19 +242,10 @@ def _ghostly(rng: np.random.Generator, look: Look) -> Look:
     )
 
 
-def _render(settings: PoolSettings, number: int) -> tuple[Picture, CellMap]:
-    rng = np.random.default_rng([settings.seed, number])
-    mpp = settings.mpp * float(np.exp(rng.normal(0, _MAGNIFICATION)))
-    factor = 2 if rng.random() < _FINER else 1
-    rim = round(_RIM_UM / mpp)  # the class of nuclei centred outside is not known: they are cut off
-    painted = (settings.side_px + 2 * rim) * factor
-    look = _look(rng)
-    index = 100 * float(rng.beta(*_INDEX))
-    field = render_field(rng, painted, painted, mpp / factor, look=look, index=index)
-    rgb = cv2.resize(field.rgb, (painted // factor, painted // factor), interpolation=cv2.INTER_AREA)
-    inner = np.s_[rim : rim + settings.side_px, rim : rim + settings.side_px]
-    rgb, labels = rgb[inner], field.labels[::factor, ::factor][inner]
-    signed = np.zeros(max(int(labels.max()), len(field.x_um)) + 1, np.int16)
+def _cells(field: Known) -> CellMap:
+    """Return the nuclei centred in a field as cells, (H, W)."""
+    signed = np.zeros(max(int(field.labels.max()), len(field.x_um)) + 1, np.int16)
     numbers = np.arange(1, len(field.x_um) + 1) + np.where(field.counted, 0, OTHERS)
     signed[1 : len(field.x_um) + 1] = np.where(field.positive, numbers, -numbers)
-    return rgb.astype(np.uint8), signed[labels]
+    cells: CellMap = signed[field.labels]
+    return cells
