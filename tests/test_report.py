@@ -14,6 +14,7 @@ import subprocess
 import uuid
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
@@ -46,6 +47,7 @@ from wsiscore.report.page import whole_percent
 from wsiscore.report.picture import jpeg, take
 from wsiscore.score import SlideScore, Tally, score_cells
 from wsiscore.slide import Slide
+from wsiscore.sources import VirtualStain
 from wsiscore.writing import replacing
 
 HOSTILE = "a<script>alert(1)</script>&\"'\udce9 ü.svs"
@@ -60,6 +62,7 @@ RUN = {
     "stages": {"infer": 1.25},
     "warnings": ["2 tiles <could> not be read"],
 }
+PAINTED = VirtualStain("pix<2>pix", "/slides/he.svs", "3", "ab" * 32)
 tallies = st.builds(Tally, st.integers(0, 10**6), st.integers(0, 10**6), st.floats(0, 1000))
 
 
@@ -352,9 +355,37 @@ def test_hostile_names_are_only_text(tmp_path, slide):
 
 
 def test_a_virtual_stain_is_called_one(tmp_path, slide):
-    slide.virtual = "pix<2>pix"
-    seen = words(report_of(slide, scattered(600), tmp_path / "report.html"))
-    assert "Virtual stain painted by pix<2>pix; not a stained slide." in seen
+    score = SlideScore(HOSTILE, "test", Tally(300, 700, 1.0), {}, 20, PAINTED)
+    rois = [Roi("all", shapely.box(0, 0, 200, 200))]
+    write_report(tmp_path / "report.html", slide=slide, rois=rois, cells=scattered(600), score=score, run=RUN)
+    write_index(tmp_path / "index.html", [Entry(HOSTILE, score), *entries("stained")])
+    report, index = (words((tmp_path / page).read_text(encoding="utf-8")) for page in ("report.html", "index.html"))
+    for seen in (report, index):
+        assert "A virtual stain is a guess of a network; not a stained slide." in seen
+    assert "Painted by the model pix<2>pix version 3, weights abababababab…, from /slides/he.svs." in report
+    assert "1 of 4 scored slides, 1 painted by pix<2>pix" in index
+    assert index.count("virtual stain by pix<2>pix") == 1
+
+
+def test_the_numbers_of_a_virtual_stain_say_so():
+    score = SlideScore("s", "test", Tally(3, 1, 0.1), virtual=PAINTED)
+    assert row(score)[HEADER.index("model")] == "test on virtual pix<2>pix"
+    assert score_json(score)["model"] == "test"
+    assert score_json(score)["virtual"] == {
+        "model": "pix<2>pix", "version": "3", "weights_sha256": "ab" * 32, "slide": "/slides/he.svs"
+    }  # fmt: skip
+    assert score_json(dataclasses.replace(score, virtual=None))["virtual"] is None
+
+
+def test_the_overlay_of_a_virtual_stain_has_a_notice(tmp_path, slide):
+    rois = [Roi("all", shapely.box(0, 0, 200, 200))]
+    for virtual in (None, PAINTED):
+        slide.virtual = virtual
+        write_overlay(tmp_path / f"{virtual is None}.jpg", slide, rois, scattered(60))
+    plain, marked = (cv2.imread(str(tmp_path / f"{name}.jpg")) for name in (True, False))
+    assert len(marked) > len(plain)
+    notice = marked[: len(marked) - len(plain)]
+    assert notice.std() > 10  # there are letters on it
 
 
 def test_report_manages_with_an_empty_run(tmp_path, slide):

@@ -12,6 +12,7 @@ from wsiscore.errors import WsiscoreError
 from wsiscore.pipeline import Settings, out_of, try_score
 from wsiscore.report import Entry, error_row, row, write_index, write_scores_csv
 from wsiscore.score import SlideScore, Tally
+from wsiscore.sources import VirtualStain
 
 __all__ = ["fields_of", "score_slides", "write_cohort"]
 
@@ -88,7 +89,8 @@ def _earlier(path: Path) -> Entry | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         by_roi = {name: _tally(numbers) for name, numbers in values["by_roi"].items()}
-        score = SlideScore(path.parent.name, values["model"], _tally(values), by_roi, values["cutoff"])
+        virtual = VirtualStain(**values["virtual"]) if values.get("virtual") else None
+        score = SlideScore(path.parent.name, values["model"], _tally(values), by_roi, values["cutoff"], virtual)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return Entry(score.slide, score, folder=score.slide)

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,7 @@ def infer_tiles(
         "slide_size_px": [slide.width_px, slide.height_px],
         "model": dict(model or {"family": spec.family}),
         "output": spec.output,
+        **({"virtual": asdict(slide.virtual)} if slide.virtual else {}),
         "rules": spec.rules.of(spec.output),
         "stain": stain.to_json(),
         "pink_share": round(pink_share(sample, stain.white), 4),

@@ -19,22 +19,22 @@ from typing import Any
 import cv2
 import shapely
 
-from wsiscore.annotations import read_rois, roi_file_beside
 from wsiscore.cells import Cells, find_cells
-from wsiscore.errors import MosaicError, OutputError, RoiError, SlideError, WsiscoreError
+from wsiscore.errors import ModelError, MosaicError, OutputError, RoiError, SlideError, WsiscoreError
 from wsiscore.generators import CellRules, Generator
 from wsiscore.inference import infer_tiles
 from wsiscore.models import default_model, find_model, load_model, read_card
 from wsiscore.mosaic import Mosaic, TileState
-from wsiscore.outlines import clip_rois
+from wsiscore.ome_tiff import write_ome_tiff
 from wsiscore.provenance import Record, slide_of
 from wsiscore.regions import Roi
 from wsiscore.report import Entry, write_cells, write_cells_table, write_overlay, write_report, write_score
+from wsiscore.rois import rois_of
 from wsiscore.score import CUTOFF, SlideScore, score_cells
 from wsiscore.slide import Slide
+from wsiscore.sources import is_virtual
 from wsiscore.stain import MOST_PINK
 from wsiscore.tiles import TileList
-from wsiscore.tissue import find_tissue
 from wsiscore.writing import replacing
 
 __all__ = [
@@ -52,7 +52,6 @@ __all__ = [
 OUT = Path("wsiscore-out")
 TILES = "tiles.json"
 MOSAIC = "mosaic.ome.zarr"
-FOUND_TISSUE = "found tissue"
 
 _log = logging.getLogger("wsiscore")
 
@@ -124,10 +123,17 @@ def tile_slide(
         return job.folder / TILES
 
 
-def infer_slide(path: Path, settings: Settings, *, progress: bool = False) -> Mosaic:
-    """Run the model over a slide or a tile list, as far as that is not done yet."""
+def infer_slide(path: Path, settings: Settings, *, ome_tiff: bool = False, progress: bool = False) -> Mosaic:
+    """Run the model over a slide or a tile list, as far as that is not done yet.
+
+    With `ome_tiff` the picture that a model paints is also written beside its mosaic, as ``<stem>-virtual.ome.tif``.
+    """
     with _job(path, settings) as job:
-        return _infer(job, settings, progress)
+        mosaic = _infer(job, settings, progress, picture=ome_tiff or None)
+        if ome_tiff:
+            with job.record.stage("ome_tiff"):
+                write_ome_tiff(job.folder / f"{job.folder.name}-virtual.ome.tif", mosaic.path)
+        return mosaic
 
 
 def score_slide(path: Path, settings: Settings, *, progress: bool = False) -> SlideScore:
@@ -148,7 +154,7 @@ def score_slide(path: Path, settings: Settings, *, progress: bool = False) -> Sl
         Some leaf of it, for whatever is wrong with the slide, the ROIs, the model or the folder.
     """
     with _job(path, settings) as job:
-        mosaic = job.mosaic or _infer(job, settings, progress)
+        mosaic = job.mosaic or _infer(job, settings, progress, picture=False)
         model = str(mosaic.about["model"].get("name", "unnamed"))
         if job.mosaic and settings.model not in (None, model):
             raise MosaicError(f"{path} was made by {model}, not {settings.model}; to use that, score the slide itself")
@@ -157,7 +163,15 @@ def score_slide(path: Path, settings: Settings, *, progress: bool = False) -> Sl
         with job.record.stage("cells"):
             cells = find_cells(mosaic, rois, rules=rules)
         unread = mosaic.unreadable_um()
-        score = score_cells(cells, rois, slide=job.folder.name, model=model, cutoff=settings.cutoff, unread_um=unread)
+        score = score_cells(
+            cells,
+            rois,
+            slide=job.folder.name,
+            model=model,
+            cutoff=settings.cutoff,
+            unread_um=unread,
+            virtual=job.slide.virtual,
+        )
         if (pink := mosaic.about.get("pink_share", 0)) > MOST_PINK:
             _log.warning(
                 "%s: %.0f %% of the stained pixels are pinker than hematoxylin and DAB can be; "
@@ -191,7 +205,7 @@ def out_of(path: Path, settings: Settings) -> Path:
 def stem_of(path: Path) -> str:
     """Return what a slide is called: its file's stem; of a tile list or mosaic, its folder."""
     if path.name == MOSAIC:
-        return path.parent.name + ("-virtual" if _is_virtual(path) else "")
+        return path.parent.name + ("-virtual" if is_virtual(path) else "")
     return path.parent.name if path.name == TILES else path.stem
 
 
@@ -212,7 +226,7 @@ def _job(path: Path, settings: Settings) -> Iterator[_Job]:
     tiles, mosaic, source, mpp = None, None, path, settings.mpp
     if path.suffix == ".json" and path.is_file():
         tiles = TileList.read(path)
-    elif (path / "done").is_dir() and not _is_virtual(path):
+    elif (path / "done").is_dir() and not is_virtual(path):
         mosaic = Mosaic.open(path)
         tiles = mosaic.tiles
     if tiles is not None:
@@ -254,32 +268,8 @@ def _about(slide: Slide) -> dict[str, Any]:
         "mpp_source": slide.properties["mpp_source"],
         "width_px": slide.width_px,
         "height_px": slide.height_px,
-        **({"virtual": slide.virtual} if slide.virtual else {}),
+        **({"virtual": asdict(slide.virtual)} if slide.virtual else {}),
     }
-
-
-def _is_virtual(path: Path) -> bool:
-    """Tell whether a folder is a mosaic that is a picture, and so a slide."""
-    try:
-        about = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]["wsiscore"]
-        return bool(about["output"] == "image")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _rois(slide: Slide, settings: Settings) -> tuple[list[Roi], str]:
-    """Return what to score of a slide, and where that is from."""
-    file = settings.roi or roi_file_beside(slide.path)
-    if file is not None:
-        drawn = read_rois(file, mpp=slide.mpp, classes=settings.roi_classes, origin_px=slide.origin_px)
-        return clip_rois(drawn, slide.width_px * slide.mpp, slide.height_px * slide.mpp), str(file.absolute())
-    if settings.roi_classes:
-        raise RoiError(
-            f"{slide.path} has no ROI file beside it to choose {', '.join(settings.roi_classes)} from; give --roi"
-        )
-    if not (tissue := find_tissue(slide)):
-        raise RoiError(f"{slide.path} shows no tissue; if there is some, draw it and give it with --roi")
-    return tissue, FOUND_TISSUE
 
 
 def _plan(
@@ -287,7 +277,7 @@ def _plan(
 ) -> TileList:
     """Lay the tiles over the slide's ROIs."""
     with job.record.stage("rois"):
-        rois, source = _rois(job.slide, settings)
+        rois, source = rois_of(job.slide, settings.roi, settings.roi_classes)
         tiles = TileList.plan(
             job.slide,
             rois,
@@ -306,10 +296,17 @@ def _generator(folder: Path, device: str) -> Generator:
     return load_model(folder, device)
 
 
-def _infer(job: _Job, settings: Settings, progress: bool) -> Mosaic:
+def _infer(job: _Job, settings: Settings, progress: bool, *, picture: bool | None = None) -> Mosaic:
     folder = find_model(settings.model or default_model())
     card = read_card(folder)
     spec = card.spec
+    if picture is not None and picture != (spec.output == "image"):
+        raise ModelError(
+            f"{card.name} finds cells and paints no picture; leave out --ome-tiff"
+            if picture
+            else f"{card.name} paints a virtual stain and finds no cells; `wsiscore infer` with it, "
+            "and pipe the path that prints into `wsiscore score -`"
+        )
     if job.tiles is not None and (settings.roi or settings.tile_px):
         raise MosaicError(
             "a tile list has its ROIs and its tile size already; give --roi and --size to `wsiscore tile`"
@@ -353,7 +350,7 @@ def _rescored_rois(job: _Job, mosaic: Mosaic, settings: Settings) -> Sequence[Ro
     """Return the mosaic's own ROIs, or those newly given if the mosaic holds them whole."""
     if job.mosaic is None or settings.roi is None:
         return mosaic.tiles.rois
-    rois, source = _rois(job.slide, settings)
+    rois, source = rois_of(job.slide, settings.roi, settings.roi_classes)
     held = shapely.union_all([shapely.box(*mosaic.grid.tile(*place).write.bounds_um) for place in mosaic.tiles.tiles])
     for roi in rois:
         beyond = shapely.area(shapely.difference(roi.outline_um, held))

@@ -13,6 +13,7 @@ import shapely
 from wsiscore.cells import Cells
 from wsiscore.errors import RoiError
 from wsiscore.regions import Roi, inside
+from wsiscore.sources import VirtualStain
 
 __all__ = ["CUTOFF", "MIN_CELLS", "Call", "SlideScore", "Tally", "call", "score_cells"]
 
@@ -97,6 +98,8 @@ class SlideScore:
         ROI name to its own tally; where ROIs overlap, a cell counts in each.
     cutoff
         Percent at and above which the index is high.
+    virtual
+        Who painted the slide, if it is a virtual stain; None if it was stained.
     """
 
     slide: str
@@ -104,6 +107,7 @@ class SlideScore:
     total: Tally
     by_roi: dict[str, Tally] = field(default_factory=dict)
     cutoff: float = CUTOFF
+    virtual: VirtualStain | None = None
 
     @property
     def call(self) -> Call:
@@ -128,6 +132,7 @@ def score_cells(
     model: str = "",
     cutoff: float = CUTOFF,
     unread_um: shapely.Geometry | None = None,
+    virtual: VirtualStain | None = None,
 ) -> SlideScore:
     """Count the cells of each ROI and of all together.
 
@@ -143,6 +148,8 @@ def score_cells(
         Percent at and above which the index is high, in (0, 100).
     unread_um
         What of the ROIs could not be read, in micrometres; it is taken off the area.
+    virtual
+        Who painted the slide, if it is a virtual stain.
 
     Raises
     ------
@@ -157,7 +164,7 @@ def score_cells(
         raise RoiError("two ROIs share a name; rename one, so that the report can tell them apart")
     by_roi = {roi.name: _tally(cells, roi.outline_um, unread_um) for roi in rois}
     union = shapely.union_all([roi.outline_um for roi in rois])
-    return SlideScore(slide, model, _tally(cells, union, unread_um), by_roi, cutoff)
+    return SlideScore(slide, model, _tally(cells, union, unread_um), by_roi, cutoff, virtual)
 
 
 def _tally(cells: Cells, outline: shapely.Geometry, unread: shapely.Geometry | None) -> Tally:

@@ -55,7 +55,7 @@ class Slide:
     origin_px
         Our top left in the scanner's own level-0 pixels; (0, 0) unless the format crops to what was scanned.
     virtual
-        The model that painted this slide, or None for a real one.
+        The model that painted this slide, and from which; None for a real one.
     format
         Short name for people: ``Aperio``, ``OME-TIFF``, ``JPEG``.
     properties

@@ -14,12 +14,17 @@ __all__ = ["infer"]
 @click.command(epilog="\b\nExample: wsiscore infer slides/*.svs --model hdab -o results")
 @options.of_slides
 @options.of_model
-def infer(inputs: tuple[str, ...], **chosen: Any) -> None:
+@click.option("--ome-tiff", is_flag=True, help="Write a virtual stain as pyramidal OME-TIFF too, without loss.")
+def infer(inputs: tuple[str, ...], ome_tiff: bool, **chosen: Any) -> None:
     """Run a model over slides or tile lists; write OUT/<stem>/mosaic.ome.zarr and print its path.
 
+    A model that paints a virtual stain leaves a picture there, which `wsiscore score` takes as a slide.
     A run that was interrupted goes on where it stopped, and ends with the same bytes.
     """
     from wsiscore.pipeline import Settings, infer_slide
 
     settings = Settings(**chosen)
-    options.each(options.paths_of(inputs, settings.roi), lambda path: infer_slide(path, settings, progress=True).path)
+    options.each(
+        options.paths_of(inputs, settings.roi),
+        lambda path: infer_slide(path, settings, ome_tiff=ome_tiff, progress=True).path,
+    )

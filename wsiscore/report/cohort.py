@@ -18,6 +18,7 @@ from wsiscore.report.page import (
     page,
     percent,
     table,
+    virtual_banner,
 )
 from wsiscore.score import SlideScore
 from wsiscore.writing import replacing
@@ -62,7 +63,7 @@ def write_index(path: Path, entries: Sequence[Entry]) -> None:
     title = f"Ki67 index of {len(entries)} slide{'s' * (len(entries) != 1)}"
     models = ", ".join(sorted({score.model for score in scores}))
     body = f"""<header><p class="kind">Ki67 index, cohort<span>Research use only</span></p><h1>{title}</h1>
-<p>{escape(f"Model: {models}") if models else "No slide was scored."}</p></header>
+<p>{escape(f"Model: {models}") if models else "No slide was scored."}</p></header>{_banner(scores)}
 <section class="counts">{table(_counts(entries, scores))}</section>
 {_plot(scores)}
 <section><h2>Slides</h2><div class="wide"><table>
@@ -76,6 +77,14 @@ includes the cutoff. A call says on which side of the chosen cutoff the index li
 <footer><p>{RESEARCH_USE}</p></footer>"""
     with replacing(path) as part:
         part.write_text(page(title, body), encoding="utf-8")
+
+
+def _banner(scores: Sequence[SlideScore]) -> str:
+    painters = Counter(score.virtual.model for score in scores if score.virtual)
+    if not painters:
+        return ""
+    by = ", ".join(f"{n} painted by {model}" for model, n in sorted(painters.items()))
+    return virtual_banner(f"Virtual here: {painters.total()} of {len(scores)} scored slides, {by}; each is marked.")
 
 
 def _counts(entries: Sequence[Entry], scores: Sequence[SlideScore]) -> dict[str, int]:
@@ -103,6 +112,8 @@ def _row(entry: Entry) -> str:
         folder = escape(quote(entry.folder.encode("utf-8", "surrogateescape")))
         name = f'<a href="{folder}/report.html">{name}</a>'
         files = f'<a href="{folder}/overlay.jpg">overlay</a> <a href="{folder}/cells.geojson">cells</a>'
+    if score.virtual:
+        name += f'<br><span class="virtual">virtual stain by {escape(score.virtual.model)}</span>'
     total = score.total
     call = escape(score.call) + (", indeterminate" if includes_cutoff(score) else "")
     return (
@@ -128,15 +139,17 @@ def _plot(scores: Sequence[SlideScore]) -> str:
     for place, score in enumerate(known):
         y = top + step * (place + 0.5)
         low, high = score.total.interval_95
+        kind = "index painted" if score.virtual else "index"
         drawn.append(
             f'<line class="cutoff" x1="{score.cutoff:g}%" x2="{score.cutoff:g}%" y1="{y - step / 2:g}" '
             f'y2="{y + step / 2:g}"/><line class="span" x1="{low:.2f}%" x2="{high:.2f}%" y1="{y:g}" y2="{y:g}"/>'
-            f'<circle class="index" cx="{score.total.ki67_index:.2f}%" cy="{y:g}" r="{step / 4.5:.1f}">'
+            f'<circle class="{kind}" cx="{score.total.ki67_index:.2f}%" cy="{y:g}" r="{step / 4.5:.1f}">'
             f"<title>{escape(score.slide)}: {percent(score.total.ki67_index)}</title></circle>"
         )
     said = f"Index and 95 % interval of {len(known)} slides, from the highest to the lowest"
+    painted = "; open: virtual stains" if any(score.virtual for score in known) else ""
     return (
         f'<section><h2>Index and 95 % interval</h2><svg class="bar labelled" role="img" aria-label="{said}" '
         f'height="{height + 22}">{"".join(drawn)}</svg><p class="note">Percent; one line a slide, from the highest '
-        "index to the lowest; dashed: the cutoff.</p></section>"
+        f"index to the lowest; dashed: the cutoff{painted}.</p></section>"
     )

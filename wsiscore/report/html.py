@@ -22,11 +22,13 @@ from wsiscore.report.page import (
     page,
     percent,
     table,
+    virtual_banner,
     whole_percent,
 )
 from wsiscore.report.picture import take
 from wsiscore.score import MIN_CELLS, SlideScore, Tally
 from wsiscore.slide import Slide
+from wsiscore.sources import VirtualStain
 from wsiscore.writing import replacing
 
 __all__ = ["write_report"]
@@ -64,7 +66,7 @@ def write_report(
         If the file cannot be written.
     """
     parts = [
-        _header(slide, score, run),
+        _header(score, run),
         _summary(score, run),
         _regions(score),
         _pictures(slide, rois, cells),
@@ -79,19 +81,24 @@ def write_report(
         part.write_text(document, encoding="utf-8")
 
 
-def _header(slide: Slide, score: SlideScore, run: Mapping[str, Any]) -> str:
-    banner = ""
-    if slide.virtual is not None:
-        banner = (
-            f'<p class="banner" role="note">Virtual stain painted by {escape(slide.virtual)}; '
-            "not a stained slide. What is counted here was drawn by a model, not by an antibody.</p>"
-        )
+def _header(score: SlideScore, run: Mapping[str, Any]) -> str:
+    banner = virtual_banner(_painted_words(score.virtual)) if score.virtual else ""
+    of_virtual = " of a virtual stain" if score.virtual else ""
     made = " · ".join(
         escape(word) for word in (f"wsiscore {run.get('wsiscore', '')}".strip(), run.get("started", "")) if word
     )
     return (
-        f'<header><p class="kind">Ki67 index report<span>Research use only</span></p>'
+        f'<header><p class="kind">Ki67 index report{of_virtual}<span>Research use only</span></p>'
         f"<h1>{escape(score.slide)}</h1><p>{made}</p></header>{banner}"
+    )
+
+
+def _painted_words(virtual: VirtualStain) -> str:
+    sha = f", weights {virtual.weights_sha256[:12]}…" if virtual.weights_sha256 else ""
+    version = f" version {virtual.version}" if virtual.version else ""
+    return (
+        f"Painted by the model {virtual.model}{version}{sha}, from {virtual.slide}. What is counted here no antibody "
+        "has marked."
     )
 
 
@@ -271,6 +278,11 @@ def _method(score: SlideScore, run: Mapping[str, Any]) -> str:
         "where the model marks them and the regions hold them. The interval is Wilson's at 95 %. The call needs "
         f"{MIN_CELLS} cells and compares the index with the cutoff of {score.cutoff:g} %."
     )
+    if score.virtual:
+        words += (
+            " The stain is virtual: the cells were marked on a picture that another model painted, and the interval "
+            "says nothing of how well it did."
+        )
     given = {
         "Specimen": run.get("specimen", "not given"),
         "Antibody clone and platform": run.get("antibody", "not given"),

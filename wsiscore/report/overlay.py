@@ -27,6 +27,7 @@ NEGATIVE: Colour = (0, 92, 230)
 OUTLINE: Colour = (255, 210, 0)
 _DARK: Colour = (30, 30, 30)
 _WHITE: Colour = (255, 255, 255)
+_NOTICE: Colour = (138, 75, 0)
 _RING_UM = 4.0  # radius: just around most nuclei, so that the nucleus stays visible
 _LINE_UM = 0.5
 _FINER = 3  # the legend is drawn this much larger and shrunk, so that its edges are smooth
@@ -38,7 +39,7 @@ def write_overlay(path: Path, slide: Slide, rois: Sequence[Roi], cells: Cells, *
     """Write a JPEG of the whole slide with region outlines and a ring or dot on every cell.
 
     Where a nucleus is large enough to be seen each cell is a thin ring, else a dot; positive red, negative blue.
-    A legend and a scale bar stand below the tissue.
+    A legend and a scale bar stand below the tissue, and above it, where that is so, that the stain is virtual.
 
     Parameters
     ----------
@@ -64,7 +65,12 @@ def write_overlay(path: Path, slide: Slide, rois: Sequence[Roi], cells: Cells, *
     draw_cells(picture, cells)
     n_positive = int(np.count_nonzero(cells.positive))
     footer = _footer(picture, n_positive, len(cells) - n_positive)
-    encoded = jpeg(np.concatenate([picture.pixels, footer]), quality=88)
+    parts = [picture.pixels, footer]
+    if slide.virtual:
+        parts.insert(
+            0, _notice(picture, f"Virtual stain by {slide.virtual.model}: a guess of a network; not a stained slide")
+        )
+    encoded = jpeg(np.concatenate(parts), quality=88)
     with replacing(path) as part:
         part.write_bytes(encoded)
 
@@ -97,10 +103,25 @@ def draw_cells(picture: Picture, cells: Cells) -> None:
         cv2.circle(picture.pixels, (x, y), shown_radius, colour, thickness, cv2.LINE_AA, _SHIFT)
 
 
+def _notice(picture: Picture, words: str) -> Pixels:
+    """Return a strip as wide as the picture that says what must not be missed, in letters that fit."""
+    width = picture.pixels.shape[1]
+    line = _line_px(width)
+    size = line * 0.5 * min(1.0, width * 0.97 / ImageFont.load_default(line * 0.5).getlength(words))
+    strip = Image.new("RGB", (width, line), _NOTICE)
+    ImageDraw.Draw(strip).text((width / 2, line / 2), words, _WHITE, ImageFont.load_default(size), anchor="mm")
+    return np.asarray(strip, np.uint8)
+
+
+def _line_px(width: int) -> int:
+    """Return the height of a line of words on a picture of this width."""
+    return round(min(max(width / 50, 20), 56))
+
+
 def _footer(picture: Picture, n_positive: int, n_negative: int) -> Pixels:
     """Return a white strip as wide as the picture with the legend and a scale bar."""
     width = picture.pixels.shape[1]
-    line = round(min(max(width / 50, 20), 56))  # height in pixels
+    line = _line_px(width)
     big = line * _FINER
     font = ImageFont.load_default(big * 0.5)
     entries = [(POSITIVE, f"positive {n_positive}"), (NEGATIVE, f"negative {n_negative}"), (OUTLINE, "region")]

@@ -19,6 +19,7 @@ __all__ = [
     "page",
     "percent",
     "table",
+    "virtual_banner",
     "whole_percent",
 ]
 
@@ -128,3 +129,11 @@ def table(pairs: dict[str, Any]) -> str:
     """Return names and values as a definition list; both are escaped."""
     items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs.items())
     return f"<dl>{items}</dl>"
+
+
+def virtual_banner(words: str) -> str:
+    """Return the banner of a page with a virtual stain on it; `words` say which, and are escaped."""
+    return (
+        '<p class="banner" role="note"><strong>Virtual stain.</strong> A virtual stain is a guess of a network; '
+        f"not a stained slide. {escape(words)}</p>"
+    )

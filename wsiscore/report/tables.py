@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ HEADER = ("slide", "model", "positive", "negative", "ki67_index", "low95", "high
 def score_json(score: SlideScore) -> dict[str, Any]:
     """Return a score as what JSON can hold: numbers unrounded, None for what is undefined.
 
-    The keys are those of `HEADER` and ``cutoff``, ``cells_per_mm2`` and ``by_roi``, which gives each ROI's name
-    the same numbers and its own call.
+    The keys are those of `HEADER` and ``virtual``, the fields of `VirtualStain` or None for a stained slide,
+    ``cutoff``, ``cells_per_mm2`` and ``by_roi``, which gives each ROI's name the same numbers and its own call.
     """
     return {
         "slide": score.slide,
         "model": score.model,
+        "virtual": asdict(score.virtual) if score.virtual else None,
         **_numbers(score.total),
         "call": score.call,
         "cutoff": score.cutoff,
@@ -44,12 +46,17 @@ def score_json(score: SlideScore) -> dict[str, Any]:
 
 
 def row(score: SlideScore) -> list[str]:
-    """Return a score as the fields of `HEADER`: percent to one decimal, mm² to three, ``nan`` if undefined."""
+    """Return a score as the fields of `HEADER`: percent to one decimal, mm² to three, ``nan`` if undefined.
+
+    Where the stain is virtual the model is ``<model> on virtual <model that painted>``, so that no table mixes it
+    with stained slides unseen.
+    """
     total = score.total
+    model = f"{score.model} on virtual {score.virtual.model}" if score.virtual else score.model
     low, high = total.interval_95
     return [
         _one_line(score.slide),
-        _one_line(score.model),
+        _one_line(model),
         str(total.n_positive),
         str(total.n_negative),
         *(f"{value:.1f}" for value in (total.ki67_index, low, high)),

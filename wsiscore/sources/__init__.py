@@ -14,11 +14,11 @@ import openslide
 from wsiscore.errors import SlideError
 from wsiscore.sources.picture import PictureSource
 from wsiscore.sources.scanner import OpenSlideSource
-from wsiscore.sources.source import Level, Pixels, Source
+from wsiscore.sources.source import VIRTUAL_STAIN, Level, Pixels, Source, VirtualStain
 from wsiscore.sources.tiff import ForeignTiffError, TiffSource
-from wsiscore.sources.virtual import ZarrSource
+from wsiscore.sources.virtual import ZarrSource, is_virtual
 
-__all__ = ["Level", "Pixels", "Source", "open_source"]
+__all__ = ["VIRTUAL_STAIN", "Level", "Pixels", "Source", "VirtualStain", "is_virtual", "open_source"]
 
 
 def open_source(path: Path) -> Source:

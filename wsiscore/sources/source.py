@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,17 @@ from PIL import Image
 
 from wsiscore.errors import SlideError
 
-__all__ = ["DECODE_ERRORS", "UM_OF_UNIT", "Level", "Pixels", "Source", "downsample", "on_white"]
+__all__ = [
+    "DECODE_ERRORS",
+    "UM_OF_UNIT",
+    "VIRTUAL_STAIN",
+    "Level",
+    "Pixels",
+    "Source",
+    "VirtualStain",
+    "downsample",
+    "on_white",
+]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -36,12 +47,38 @@ DECODE_ERRORS = (
 )  # what decoders raise on broken bytes; imagecodecs' and numcodecs' are RuntimeErrors
 
 
+VIRTUAL_STAIN = "wsiscore/virtual-stain"
+"""Namespace of the OME-XML annotation that holds the fields of `VirtualStain`."""
+
+
 class Level(NamedTuple):
     """Size of one level in its own pixels, and how many level-0 pixels one of them is wide."""
 
     width: int
     height: int
     downsample: float
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualStain:
+    """Where a picture that only looks stained comes from: a network painted it, from another slide.
+
+    Parameters
+    ----------
+    model
+        Name of the model that painted it.
+    slide
+        Path of the slide it was painted from, where that lay then.
+    version
+        Of the model, as its card says.
+    weights_sha256
+        Hexadecimal; None for a model without weights.
+    """
+
+    model: str
+    slide: str
+    version: str = ""
+    weights_sha256: str | None = None
 
 
 class Source(ABC):
@@ -52,7 +89,7 @@ class Source(ABC):
     mpp_xy: tuple[float, float] | None = None
     """What the file says, plausible or not."""
     origin_px: tuple[int, int] = (0, 0)
-    virtual: str | None = None
+    virtual: VirtualStain | None = None
     properties: dict[str, str]
 
     def __init__(self, path: Path) -> None:

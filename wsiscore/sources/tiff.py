@@ -14,7 +14,17 @@ import tifffile
 from PIL import Image
 
 from wsiscore.errors import SlideError
-from wsiscore.sources.source import DECODE_ERRORS, UM_OF_UNIT, Level, Pixels, Source, downsample, on_white
+from wsiscore.sources.source import (
+    DECODE_ERRORS,
+    UM_OF_UNIT,
+    VIRTUAL_STAIN,
+    Level,
+    Pixels,
+    Source,
+    VirtualStain,
+    downsample,
+    on_white,
+)
 
 __all__ = ["ForeignTiffError", "TiffSource"]
 
@@ -57,6 +67,7 @@ class TiffSource(Source):
         self.format = "OME-TIFF" if self._tiff.is_ome else "TIFF"
         software = self._tiff.pages.first.software
         self.properties = {"vendor": software} if software else {}
+        self.virtual = _painted_by(self._tiff) if self._tiff.is_ome else None
 
     def _rgb_pages(self) -> list[Any]:
         """Return one page a level of the largest RGB series, with all that reading needs loaded."""
@@ -159,3 +170,15 @@ def _told_mpp(tiff: tifffile.TiffFile, page: Any) -> tuple[float, float] | None:
         unit = UM_OF_UNIT.get(str((tiff.imagej_metadata or {}).get("unit")))
     (across, per_x), (down, per_y) = (page.tags.valueof(name, (0, 1)) for name in ("XResolution", "YResolution"))
     return (unit * per_x / across, unit * per_y / down) if unit and across and down else None
+
+
+def _painted_by(tiff: tifffile.TiffFile) -> VirtualStain | None:
+    """Return what the OME-XML says of the model that painted this, or None if it says nothing of the sort."""
+    for note in ElementTree.fromstring(str(tiff.ome_metadata)).iterfind(".//{*}MapAnnotation"):
+        if note.get("Namespace") == VIRTUAL_STAIN:
+            told = {str(entry.get("K")): entry.text or "" for entry in note.iterfind(".//{*}M")}
+            sha = told.get("weights_sha256") or None
+            return VirtualStain(
+                told.get("model", "unnamed"), told.get("slide", "unknown"), told.get("version", ""), sha
+            )
+    return None

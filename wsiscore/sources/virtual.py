@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsiscore.errors import SlideError
-from wsiscore.sources.source import DECODE_ERRORS, UM_OF_UNIT, Level, Pixels, Source
+from wsiscore.sources.source import DECODE_ERRORS, UM_OF_UNIT, Level, Pixels, Source, VirtualStain
 
-__all__ = ["ZarrSource"]
+__all__ = ["ZarrSource", "is_virtual"]
 
 _CHANNELS = ["red", "green", "blue"]
 
@@ -50,7 +51,7 @@ class ZarrSource(Source):
         )
         self.mpp_xy = (scales[0][2] * unit, scales[0][1] * unit) if unit else None
         self.format = "OME-Zarr"
-        self.virtual = own.get("model", {}).get("name") if own else None
+        self.virtual = _painted_by(own) if own else None
         self.properties = {"vendor": "wsiscore" if own else "OME-Zarr"}
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
@@ -60,6 +61,26 @@ class ZarrSource(Source):
         except DECODE_ERRORS as error:
             raise self._undecodable(level, x, y, error) from error
         return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
+
+
+def is_virtual(path: Path) -> bool:
+    """Tell whether a folder is a mosaic of wsiscore that is a picture, and so a slide; reads its metadata alone."""
+    try:
+        about = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]["wsiscore"]
+        return bool(about["output"] == "image")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _painted_by(own: dict[str, Any]) -> VirtualStain:
+    """Return what a mosaic's own metadata says of the model that painted it."""
+    model, tiles = own.get("model", {}), own.get("tiles", {})
+    return VirtualStain(
+        str(model.get("name", "unnamed")),
+        str(tiles.get("slide", "unknown")),
+        str(model.get("version", "")),
+        model.get("weights_sha256"),
+    )
 
 
 def _zarr() -> Any:
