@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import click
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -45,6 +47,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "clinical.csv").write_text("slide,ki67\nlow,10\n")
     for suffix in ("svs", "geojson", "truth.csv"):
         shutil.copy(ROOT / "sample_slides" / f"low.{suffix}", folder / "slides")
+    for name in ("ihc", "virtual", "masks", "found-masks"):  # one field each, as a stain and as a mask of classes
+        (folder / name).mkdir()
+        field = np.full((96, 96, 3), 0 if "masks" in name else 235, np.uint8)
+        cv2.circle(field, (30, 40), 12, (0, 0, 255) if "masks" in name else (60, 90, 150), -1)
+        cv2.imwrite(str(folder / name / "field.png"), field)
     small = ihcscoregan.build(ihcscoregan.Config(width=4), ihcscoregan.SPEC, None, "cpu").weights()
     state = {theirs: torch.from_numpy(small[ours]) for theirs, ours in ihcscoregan._published_names(4).items()}
     torch.save({"genA2B": state}, folder / "IHCScoreGAN_40000.pt")

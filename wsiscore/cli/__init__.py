@@ -19,7 +19,7 @@ _COMMANDS = {
     "infer": "Run a model over slides or tile lists.",
     "info": "Say what slides and mosaics are.",
     "models": "List, describe and import models.",
-    "evaluate": "Measure results against annotated cells or clinical values.",
+    "evaluate": "Measure results against annotated cells, masks, pictures or clinical values.",
     "train": "Train a generator on rendered truth and unlabelled slides.",
     "render": "Render a Ki67 slide with known cells.",
 }

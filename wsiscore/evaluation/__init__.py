@@ -1,4 +1,4 @@
-"""How good a model is: its cells against annotated ones, its scores against clinical values."""
+"""How good a model is: cells, masks and pictures against true ones, scores against clinical values."""
 
 from wsiscore.evaluation.measure import evaluate_cases, evaluate_cells
 from wsiscore.evaluation.truth import Kind, TrueCells

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,17 +19,13 @@ from wsiscore.evaluation.cases import (
 from wsiscore.evaluation.cells import CELL_HEADER, cell_rows, compare_cells, summarise_cells
 from wsiscore.evaluation.figures import case_figure, cell_figure
 from wsiscore.evaluation.sources import find_predicted, read_found, read_truth
+from wsiscore.evaluation.tables import Table, csv_text, summary_rows, warn_of, write_text
 from wsiscore.evaluation.truth import Kind
-from wsiscore.writing import replacing
 
 __all__ = ["RADIUS_UM", "evaluate_cases", "evaluate_cells"]
 
 RADIUS_UM = 6.0
 """Greatest distance of a predicted and a true cell that are one, in micrometres: about the radius of a nucleus."""
-
-Table = list[Sequence[str]]
-
-_log = logging.getLogger("wsiscore")
 
 
 def evaluate_cells(
@@ -79,18 +71,18 @@ def evaluate_cells(
     """
     tables, failed = find_predicted(predicted)
     known, unused = read_truth(truth, list(tables), mpp=mpp, types=types or {})
-    _warn("no table of cells, did they fail?", [folder.name for folder in failed])
-    _warn("left out for want of truth", sorted(set(tables) - set(known)))
-    _warn("truth without predicted cells", unused)
+    warn_of("no table of cells, did they fail?", [folder.name for folder in failed])
+    warn_of("left out for want of truth", sorted(set(tables) - set(known)))
+    warn_of("truth without predicted cells", unused)
     images = [compare_cells(stem, read_found(tables[stem]), cells, radius_um) for stem, cells in known.items()]
-    _warn("detection only, the truth has no classes", [i.slide for i in images if i.true is None])
-    _warn("no index for want of a true cell", [i.slide for i in images if i.true is not None and not i.true.n])
-    _warn("no index for want of a predicted cell", [i.slide for i in images if i.true and i.true.n and not i.found.n])
+    warn_of("detection only, the truth has no classes", [i.slide for i in images if i.true is None])
+    warn_of("no index for want of a true cell", [i.slide for i in images if i.true is not None and not i.true.n])
+    warn_of("no index for want of a predicted cell", [i.slide for i in images if i.true and i.true.n and not i.found.n])
     rows: Table = [CELL_HEADER, *cell_rows(images)]
     if out is not None:
-        _write(out / "cells.csv", _csv(rows))
-        _write(out / "summary.csv", _csv(_measures(summarise_cells(images))))
-        _write(out / "index.svg", cell_figure(images))
+        write_text(out / "cells.csv", csv_text(rows))
+        write_text(out / "summary.csv", csv_text(summary_rows(summarise_cells(images))))
+        write_text(out / "index.svg", cell_figure(images))
     return rows
 
 
@@ -121,16 +113,16 @@ def evaluate_cases(
         If a file cannot be written.
     """
     cases = read_cases(scores, clinical)
-    _warn("left out for want of a score", [case.name for case in cases if not case.tally.n])
-    _warn("scored without all their slides", [case.name for case in cases if case.tally.n and case.failed])
-    summary = _measures(summarise_cases(cases, cutoff))
+    warn_of("left out for want of a score", [case.name for case in cases if not case.tally.n])
+    warn_of("scored without all their slides", [case.name for case in cases if case.tally.n and case.failed])
+    summary = summary_rows(summarise_cases(cases, cutoff))
     relaxation: Table = [RELAXATION_HEADER, *relaxation_rows(cases, cutoff)]
     if out is not None:
-        _write(out / "cases.csv", _csv([CASE_HEADER, *case_rows(cases, cutoff)]))
-        _write(out / "summary.csv", _csv(summary))
-        _write(out / "relaxation.csv", _csv(relaxation))
-        _write(out / "roc.csv", _csv(_roc(cases, cutoff)))
-        _write(out / "cases.svg", case_figure(cases, cutoff))
+        write_text(out / "cases.csv", csv_text([CASE_HEADER, *case_rows(cases, cutoff)]))
+        write_text(out / "summary.csv", csv_text(summary))
+        write_text(out / "relaxation.csv", csv_text(relaxation))
+        write_text(out / "roc.csv", csv_text(_roc(cases, cutoff)))
+        write_text(out / "cases.svg", case_figure(cases, cutoff))
     return summary, relaxation
 
 
@@ -138,28 +130,3 @@ def _roc(cases: Sequence[Case], cutoff: float) -> Table:
     predicted, clinical = indices(cases)
     points = zip(*(column.tolist() for column in roc(predicted, clinical >= cutoff)), strict=True)
     return [("threshold", "fpr", "tpr"), *([f"{value:.6g}" for value in point] for point in points)]
-
-
-def _measures(values: Mapping[str, float]) -> Table:
-    return [("measure", "value"), *((name, _plain(value)) for name, value in values.items())]
-
-
-def _plain(value: float) -> str:
-    return "nan" if math.isnan(value) else f"{value:d}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def _warn(what: str, names: Sequence[str]) -> None:
-    if names:
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        _log.warning("%s (%d): %s", what, len(names), shown)
-
-
-def _csv(rows: Table) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -14,6 +14,7 @@ import pyarrow.parquet
 
 from wsiscore.errors import TruthError
 from wsiscore.evaluation import masks, points
+from wsiscore.evaluation.tables import few
 from wsiscore.evaluation.truth import Kind, TrueCells
 
 __all__ = ["FoundCells", "find_predicted", "read_found", "read_truth"]
@@ -145,8 +146,8 @@ def read_truth(
     truth = {stem: _read(annotated[stem], mpp, types) for stem in stems if stem in annotated}
     if not truth:
         raise TruthError(
-            f"{path} has truth for none of {_few(stems)}; "
-            + (f"it has it for {_few(sorted(annotated))}" if annotated else "it holds no annotations that can be read")
+            f"{path} has truth for none of {few(stems)}; "
+            + (f"it has it for {few(sorted(annotated))}" if annotated else "it holds no annotations that can be read")
         )
     return truth, sorted(set(annotated) - set(stems))
 
@@ -210,7 +211,3 @@ def _needed(mpp: float | None, path: Path) -> float:
     if mpp is None:
         raise TruthError(f"{path} counts in pixels; say with --mpp how many micrometres one is")
     return mpp
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
