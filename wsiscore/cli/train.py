@@ -1,12 +1,13 @@
-"""``wsiscore train``: a generator learns from rendered truth and from unlabelled slides."""
+"""``wsiscore train``: a generator learns from rendered truth, from unlabelled slides or from aligned pictures."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,7 +19,7 @@ from wsiscore.generators import family, names
 if TYPE_CHECKING:
     from wsiscore.generators import GeneratorSpec
     from wsiscore.models import Card
-    from wsiscore.training import Sources, Split
+    from wsiscore.training import Pairs, Sources, Split
 
 __all__ = ["train"]
 
@@ -42,13 +43,6 @@ _OPTIONS = (
     click.option("--crop", type=click.IntRange(32), default=256, show_default=True, help="Side of an item, px."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same training."),
     click.option("--start", metavar="NAME|FOLDER", help="Model of the family to start from."),
-    click.option(
-        "--masks",
-        metavar="FOLDER",
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
-        help="Outlined nuclei for the target domain: HoVer-Net JSON, label maps, GeoJSON or ImageScope XML; "
-        "by default those of the rendered fields.",
-    ),
     click.option("--fields", type=click.IntRange(1), default=2000, show_default=True, help="Rendered fields."),
     click.option(
         "--pool",
@@ -94,6 +88,15 @@ _OPTIONS = (
 )
 
 
+_MASKS = click.option(
+    "--masks",
+    metavar="FOLDER",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Outlined nuclei for the target domain: HoVer-Net JSON, label maps, GeoJSON or ImageScope XML; "
+    "by default those of the rendered fields.",
+)
+
+
 class _Families(click.Group):
     """One command for each family that can be trained, made when it is called: its help lists the family's Config."""
 
@@ -111,7 +114,7 @@ class _Families(click.Group):
 
 @click.group(cls=_Families, epilog="Example: wsiscore train --help")
 def train() -> None:
-    """Train a generator of a family, on rendered truth and on slides without a label."""
+    """Train a generator of a family, on rendered truth, on slides without a label or on aligned pictures."""
 
 
 def _command(name: str) -> click.Command:
@@ -122,10 +125,11 @@ def _command(name: str) -> click.Command:
         config = _config(name, settings, card.config if card else {})
         click.echo(_run(name, config, list(options.paths_of(inputs)), out, card, **given))
 
-    for option in reversed(_OPTIONS):
+    for option in reversed(_OPTIONS if _pictures(name) else (*_OPTIONS, _MASKS)):
         run = option(run)
     small = "".join(f" --set {field.name}=8" for field in fields(family(name).Config) if field.name.endswith("width"))
-    example = f"Example: wsiscore train {name} slides/*.svs -o trial{small} --steps 4 --crop 64 --fields 4"
+    given = "" if _pictures(name) else " slides/*.svs"
+    example = f"Example: wsiscore train {name}{given} -o trial-{name}{small} --steps 4 --crop 64 --fields 4"
     return click.command(name, help=_help(name), epilog=example)(run)
 
 
@@ -137,7 +141,8 @@ def _run(
 
     began = time.monotonic()
     spec = start.spec if start else family(name).SPEC
-    sources = _sources(spec, paths, out, **given)
+    lay_out = _pairs if _pictures(name) else _sources
+    sources = lay_out(spec, paths, out, **given)
     steps, batch, crop, seed = (int(given[key]) for key in ("steps", "batch", "crop", "seed"))
     sha256 = start.weights.sha256 if start and start.weights else None
     training = TrainSettings(name, asdict(config), steps, batch, crop, seed, sha256)
@@ -175,12 +180,63 @@ def _sources(spec: GeneratorSpec, paths: list[Path], out: Path, **given: Any) ->
     return Sources(pool, chosen, tuple(masks))
 
 
-def _split(tiles: list[Path], **given: Any) -> Split:
+def _pairs(spec: GeneratorSpec, paths: list[Path], out: Path, **given: Any) -> Pairs:
+    """Return the aligned pictures to train on; without any given, rendered ones."""
+    from wsiscore.rendering import STAINS
+    from wsiscore.training import PairPoolSettings, Pairs, find_pairs, find_slides, render_pool, write_split
+
+    names, derived = _pictures(spec.family), getattr(family(spec.family), "derived", None)
+    side_px = max(_TILE_PX, given["crop"])
+    if not paths:
+        if missing := [name for name in names if name not in STAINS]:
+            raise click.UsageError(f"pictures called {missing[0]!r} cannot be rendered; give aligned ones as INPUT")
+        settings = PairPoolSettings(given["fields"], side_px, spec.mpp, given["seed"], names)
+        pool = render_pool(given["pool"] or out / "pool", settings, workers=given["workers"], progress=True)
+        return Pairs(names, pool=pool, derived=derived)
+    slides = {path: find_slides(path, names) for path in paths}
+    for files in chain(*slides.values()):
+        _tile_pair(files, names, out / "tiles", side_px, spec.mpp, given["mpp"])
+    places = dict.fromkeys(out / "tiles" if slides[path] else path for path in paths)
+    found = [one for place in places for one in find_pairs(place, names)]
+    of = {one.files[0]: one for one in found}
+    split = _split(list(of), lambda file: of[file].slide, **given)
+    write_split(out / "split.csv", split, lambda file: of[file].slide)
+    return Pairs(names, tuple(of[file] for file in split.train), derived=derived)
+
+
+def _tile_pair(
+    files: Sequence[Path], names: Sequence[str], out: Path, side_px: int, mpp: float, given: float | None
+) -> None:
+    """Cut aligned slides into tiles at the same places, into ``<name>/<stem>/tiles/`` of `out`."""
+    from wsiscore.pipeline import Settings, tile_slide
+    from wsiscore.tiles import TileList
+    from wsiscore.training import tile_alike
+
+    laid = tile_slide(
+        files[0],
+        Settings(out=out / names[0], mpp=given),
+        mpp=mpp,
+        tile_px=side_px,
+        margin_px=0,
+        min_coverage=_COVERAGE,
+        save_png=True,
+    )
+    for name, file in zip(names[1:], files[1:], strict=True):
+        tile_alike(TileList.read(laid), file, out / name / laid.parent.name / "tiles", given)
+
+
+def _pictures(name: str) -> tuple[str, ...]:
+    """Return the names of the aligned pictures a family learns from, its input first; none if it does not."""
+    return tuple(getattr(family(name), "PAIRS", ()))
+
+
+def _split(tiles: list[Path], slide_of: Callable[[Path], str] | None = None, **given: Any) -> Split:
     """Return the tiles to train on and those kept back."""
-    from wsiscore.training import read_cases, split_by_case
+    from wsiscore.training import read_cases, slide_of_tile, split_by_case
 
     return split_by_case(
         tiles,
+        slide_of=slide_of or slide_of_tile,
         cases=read_cases(given["cases"]) if given["cases"] else None,
         folds=given["folds"] or 0,
         fold=given["fold"],
@@ -215,9 +271,18 @@ def _help(name: str) -> str:
     rows = [(field.name, repr(field.default), field.metadata.get("help", "")) for field in fields(config)]
     wide = max((len(f"{key}={default}") for key, default, _ in rows), default=0)
     listed = "\n".join(f"  {f'{key}={default}':<{wide}}  {text}" for key, default, text in rows) or "  none"
+    what = (
+        "INPUT are folders of tiles as `wsiscore tile --save png` writes them, or slides; none of them needs a label. "
+        "Without any it learns from rendered truth alone."
+    )
+    if names := _pictures(name):
+        what = (
+            f"INPUT are folders with a sub-folder for each picture of a set ({', '.join(names)}), holding pictures of "
+            f"equal names at {family(name).SPEC.mpp:g} µm/px, or aligned slides of equal names; or strips, or folders "
+            "of them: the pictures of a set side by side, in this order. Without any it learns from rendered ones."
+        )
     return (
-        f"Train {name}. INPUT are folders of tiles as `wsiscore tile --save png` writes them, or slides; none of them "
-        "needs a label. Without any it learns from rendered truth alone. Prints the folder of the model.\n\n"
+        f"Train {name}. {what} Prints the folder of the model.\n\n"
         "A training that was interrupted goes on when the same command is given again. OUT gets checkpoint.pt, "
         "losses.csv, sheets/, split.csv and model/.\n\n"
         f"\b\nOptions of the family for --set, with their defaults:\n{listed}"

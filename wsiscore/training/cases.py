@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,7 @@ def read_cases(path: Path) -> dict[str, Case]:
 def split_by_case(
     tiles: Sequence[Path],
     *,
+    slide_of: Callable[[Path], str] = slide_of_tile,
     cases: Mapping[str, Case] | None = None,
     folds: int = 0,
     fold: int = 0,
@@ -77,7 +78,9 @@ def split_by_case(
     Parameters
     ----------
     tiles
-        Pictures; `slide_of_tile` says of what.
+        Pictures.
+    slide_of
+        Tells of which slide a tile is.
     cases
         Slide -> case; without it every slide is a case.
     folds, fold
@@ -100,7 +103,7 @@ def split_by_case(
     """
     if not 0 <= test_share < 1 or folds < 0 or folds == 1 or (folds and not 0 <= fold < folds):
         raise ValueError(f"wanted 0 <= fold < folds and 0 <= test_share < 1, got {fold}, {folds} and {test_share}")
-    of = {tile: _case(slide_of_tile(tile), cases) for tile in sorted(tiles)}
+    of = {tile: _case(slide_of(tile), cases) for tile in sorted(tiles)}
     dates: dict[str, str] = {}
     for case in of.values():
         dates[case.name] = max(dates.get(case.name, ""), case.date)
@@ -124,13 +127,13 @@ def split_by_case(
     return split
 
 
-def write_split(path: Path, split: Split) -> None:
+def write_split(path: Path, split: Split, slide_of: Callable[[Path], str] = slide_of_tile) -> None:
     """Write ``slide,tile,part`` for every tile; part is train or test."""
     with replacing(path) as whole, whole.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["slide", "tile", "part"])
         for part, tiles in (("train", split.train), ("test", split.test)):
-            rows.writerows([slide_of_tile(tile), str(tile), part] for tile in tiles)
+            rows.writerows([slide_of(tile), str(tile), part] for tile in tiles)
 
 
 def _case(slide: str, cases: Mapping[str, Case] | None) -> Case:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from wsiscore.errors import SlideError
-from wsiscore.generators import TargetRules
+from wsiscore.generators import Recipe, TargetRules
 from wsiscore.training.augment import (
     blank,
     counterstain,
@@ -51,6 +52,38 @@ class Sources:
     pool: Pool
     tiles: tuple[Path, ...] = ()
     masks: tuple[Path, ...] = ()
+
+    @property
+    def rendered(self) -> bool:
+        """Whether all that is drawn is rendered."""
+        return not self.tiles
+
+    def draws(self, recipe: Recipe, *, batch: int, crop_px: int, seed: int, first: int) -> Draws:
+        """Return the batches of a training."""
+        return Draws(self, recipe.targets, batch, crop_px, seed, first)
+
+    def about(self) -> dict[str, Any]:
+        """Return what decides the batches, JSON-ready."""
+        return {
+            "pool": asdict(self.pool.settings),
+            "tiles": [str(path) for path in self.tiles],
+            "masks": [str(path) for path in self.masks],
+        }
+
+    def in_words(self) -> str:
+        """Return a sentence for the card."""
+        words = [f"{len(self.pool)} rendered fields (seed {self.pool.settings.seed})"]
+        if self.tiles:
+            words.append(f"{len(self.tiles)} unlabelled tiles")
+        if self.masks:
+            words.append(f"{len(self.masks)} files of outlined nuclei")
+        return f"Trained on {', '.join(words)}."
+
+    def examples(self, most: int) -> Iterator[Picture]:
+        """Yield evenly spread tiles, or rendered fields where there are none; (H, W, 3)."""
+        paths: tuple[Any, ...] = self.tiles or tuple(range(len(self.pool)))
+        for source in paths[:: -(-len(paths) // most)]:
+            yield _read(source) if isinstance(source, Path) else self.pool.field(source)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +158,13 @@ class Draws(Dataset[dict[str, Tensor]]):
         return inner(colour_mask(cells, rng, self.targets.color_variation)), inner(k_maps(cells, self.targets))
 
 
-def batches(draws: Draws, steps: Sequence[int], workers: int) -> Iterator[Mapping[str, Tensor]]:
+def _read(path: Path) -> Picture:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise SlideError(f"{path} cannot be read any more; the training is done, the model was not written")
+    return picture.astype(np.uint8)[..., ::-1]
+
+
+def batches(draws: Dataset[dict[str, Tensor]], steps: Sequence[int], workers: int) -> Iterator[Mapping[str, Tensor]]:
     """Return an iterator over the batches of some steps, drawn ahead by `workers` processes (0: by this one)."""
     return iter(DataLoader(draws, batch_size=None, sampler=steps, num_workers=workers))

@@ -22,6 +22,7 @@ from wsiscore.generators import Recipe, family
 from wsiscore.models import load_model, read_card
 from wsiscore.running import pick_device, read_checkpoint
 from wsiscore.training.data import Draws, Sources, batches
+from wsiscore.training.pairs import PairDraws, Pairs
 from wsiscore.writing import replacing
 
 __all__ = ["CHECKPOINT", "LOSSES", "TrainSettings", "train"]
@@ -65,7 +66,7 @@ class TrainSettings:
 def train(
     folder: Path,
     settings: TrainSettings,
-    sources: Sources,
+    sources: Sources | Pairs,
     *,
     start: Path | None = None,
     device: str = "auto",
@@ -112,9 +113,8 @@ def train(
                 optimiser.register_step_pre_hook(_average_gradients)
         run = _Run(folder, settings, sources, recipe, writes=rank == 0, every=every)
         done = run.resume()
-        draws = Draws(
-            sources, recipe.targets, settings.batch, settings.crop_px, settings.seed, first=rank * settings.batch
-        )
+        size, first = settings.batch, rank * settings.batch
+        draws = sources.draws(recipe, batch=size, crop_px=settings.crop_px, seed=settings.seed, first=first)
         rest = range(done, settings.steps)
         bar = tqdm(total=settings.steps, initial=done, unit="step", disable=None if progress and rank == 0 else True)
         with bar, run:
@@ -125,7 +125,7 @@ def train(
         return recipe
 
 
-def _recipe(settings: TrainSettings, sources: Sources, start: Path | None, device: str) -> Recipe:
+def _recipe(settings: TrainSettings, sources: Sources | Pairs, start: Path | None, device: str) -> Recipe:
     module = family(settings.family)
     if not hasattr(module, "recipe"):
         raise ModelError(f"the family {settings.family!r} has nothing to train")
@@ -148,16 +148,18 @@ class _Run:
     """The folder of a training: what a step leaves there, and how a later call goes on from it."""
 
     def __init__(
-        self, folder: Path, settings: TrainSettings, sources: Sources, recipe: Recipe, *, writes: bool, every: int
+        self,
+        folder: Path,
+        settings: TrainSettings,
+        sources: Sources | Pairs,
+        recipe: Recipe,
+        *,
+        writes: bool,
+        every: int,
     ) -> None:
         self.folder, self.recipe, self.writes, self.every = folder, recipe, writes, every
         self.steps = settings.steps
-        drawn = {
-            "pool": asdict(sources.pool.settings),
-            "tiles": [str(path) for path in sources.tiles],
-            "masks": [str(path) for path in sources.masks],
-        }
-        self.about = json.dumps({"settings": asdict(settings), "sources": drawn}, sort_keys=True)
+        self.about = json.dumps({"settings": asdict(settings), "sources": sources.about()}, sort_keys=True)
         self.rows: list[dict[str, float]] = []
 
     def resume(self) -> int:
@@ -192,7 +194,7 @@ class _Run:
         if self.writes and self.rows:
             self._write_losses()
 
-    def after(self, step: int, losses: Mapping[str, float], draws: Draws) -> None:
+    def after(self, step: int, losses: Mapping[str, float], draws: Draws | PairDraws) -> None:
         """Keep a step's losses, and at every so many steps and the last the rest."""
         if not self.writes:
             return
@@ -210,7 +212,7 @@ class _Run:
             table.writeheader()
             table.writerows({**row, "step": int(row["step"])} for row in self.rows)
 
-    def _write_sheet(self, step: int, draws: Draws) -> None:
+    def _write_sheet(self, step: int, draws: Draws | PairDraws) -> None:
         """Write a picture of what is learnt: one row a kind, one column an item, always the same items."""
         batch = {name: at[:_SHOWN] for name, at in draws[0].items()}
         rows = [np.concatenate(list(at.numpy()), axis=2) for at in self.recipe.show(batch).values()]

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from wsiscore.errors import SlideError
 from wsiscore.generators import CellRules, Generator, GeneratorSpec, Recipe, family
 from wsiscore.models import Card, write_model
 from wsiscore.stain import Stain, dab_od_map
 from wsiscore.training.data import Sources
 from wsiscore.training.loop import TrainSettings
+from wsiscore.training.pairs import Pairs
 from wsiscore.training.targets import OTHERS
 
 __all__ = ["Polarity", "check_polarity", "choose_rules", "write_trained"]
@@ -76,7 +74,7 @@ def check_polarity(generator: Generator, tiles: Picture) -> Polarity:
     return Polarity(*(float(od / n) if n >= _LEAST_PX else float("nan") for n, od in totals))
 
 
-def choose_rules(generator: Generator, sources: Sources) -> CellRules:
+def choose_rules(generator: Generator, sources: Sources | Pairs) -> CellRules:
     """Return the rules for finding cells that do best on rendered fields, by F1 over all of their tumour nuclei.
 
     Parameters
@@ -84,13 +82,16 @@ def choose_rules(generator: Generator, sources: Sources) -> CellRules:
     generator
         Of cell maps.
     sources
-        Of which the rendered fields are looked at; the rules are its own where they hold no nucleus.
+        Of which the rendered fields are looked at; the rules are the generator's own where there is no nucleus.
     """
-    spec, fields = generator.spec, range(len(sources.pool))
+    spec, pool = generator.spec, sources.pool
+    if pool is None:
+        return spec.rules
+    fields = range(len(pool))
     right, found = (np.zeros((len(_THRESHOLDS), len(_RADII_UM))) for _ in range(2))
     true = 0
     for number in fields[:: -(-len(fields) // _LOOKED_AT)]:
-        rgb, cells = sources.pool.field(number)
+        rgb, cells = pool.field(number)
         side = min(length - length % spec.multiple_px for length in cells.shape)
         center = generator(np.ascontiguousarray(rgb[:side, :side].transpose(2, 0, 1)[None]))[0]
         center = center[spec.channels.index("center")]
@@ -113,7 +114,7 @@ def write_trained(
     folder: Path,
     recipe: Recipe,
     settings: TrainSettings,
-    sources: Sources,
+    sources: Sources | Pairs,
     spec: GeneratorSpec,
     *,
     name: str,
@@ -143,34 +144,32 @@ def write_trained(
     """
     module = family(settings.family)
     config, weights = module.Config(**settings.config), recipe.weights()
-    tiles = np.stack([tile.transpose(2, 0, 1) for tile in _sample(sources, spec)])
-    spec = replace(spec, rules=choose_rules(module.build(config, spec, weights, "cpu"), sources))
-    polarity = check_polarity(module.build(config, spec, weights, "cpu"), tiles)
-    if polarity.swapped:
-        exchanged = {"positive": "negative", "negative": "positive"}
-        spec = replace(spec, channels=tuple(exchanged.get(name, name) for name in spec.channels))
-    kind = "real" if sources.tiles else "rendered"
+    checked: str | None = None
+    if spec.output == "centers":
+        spec = replace(spec, rules=choose_rules(module.build(config, spec, weights, "cpu"), sources))
+        spec, checked = _named_by_dab(module.build(config, spec, weights, "cpu"), sources)
     card = Card(
         name=name,
         family=settings.family,
         version="1",
         description=f"Trained by wsiscore train for {settings.steps} steps of {settings.batch}.",
         licence="That of the slides it was trained on.",
-        trained_on=f"{_sources_in_words(sources)} {told}",
+        trained_on=f"{sources.in_words()} {told}",
         spec=spec,
         config=dict(settings.config),
-        polarity=_polarity_in_words(polarity, len(tiles), kind),
+        polarity=checked,
     )
     return write_model(folder, card, weights)
 
 
-def _sources_in_words(sources: Sources) -> str:
-    words = [f"{len(sources.pool)} rendered fields (seed {sources.pool.settings.seed})"]
-    if sources.tiles:
-        words.append(f"{len(sources.tiles)} unlabelled tiles")
-    if sources.masks:
-        words.append(f"{len(sources.masks)} files of outlined nuclei")
-    return f"Trained on {', '.join(words)}."
+def _named_by_dab(generator: Generator, sources: Sources | Pairs) -> tuple[GeneratorSpec, str]:
+    """Return the spec with the class channels named by their DAB, and what was found in words."""
+    spec, tiles = generator.spec, _sample(sources, generator.spec)
+    polarity = check_polarity(generator, tiles)
+    if polarity.swapped:
+        exchanged = {"positive": "negative", "negative": "positive"}
+        spec = replace(spec, channels=tuple(exchanged.get(name, name) for name in spec.channels))
+    return spec, _polarity_in_words(polarity, len(tiles), "rendered" if sources.rendered else "real")
 
 
 def _polarity_in_words(polarity: Polarity, n: int, kind: str) -> str:
@@ -181,17 +180,10 @@ def _polarity_in_words(polarity: Polarity, n: int, kind: str) -> str:
     return f"{found}; learnt the other way round, the channels were exchanged" if polarity.swapped else found
 
 
-def _sample(sources: Sources, spec: GeneratorSpec) -> Iterator[Picture]:
-    """Yield evenly spread tiles, as many pixels of each as the generator can take."""
-    paths: tuple[Any, ...] = sources.tiles or tuple(range(len(sources.pool)))
-    for source in paths[:: -(-len(paths) // _LOOKED_AT)]:
-        tile = _read(source) if isinstance(source, Path) else sources.pool.field(source)[0]
+def _sample(sources: Sources | Pairs, spec: GeneratorSpec) -> Picture:
+    """Return (N, 3, H, W): evenly spread tiles, as many pixels of each as the generator can take."""
+    tiles = []
+    for tile in sources.examples(_LOOKED_AT):
         side = min(spec.tile_px, *(length - length % spec.multiple_px for length in tile.shape[:2]))
-        yield tile[:side, :side]
-
-
-def _read(path: Path) -> Picture:
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise SlideError(f"{path} cannot be read any more; the training is done, the model was not written")
-    return picture.astype(np.uint8)[..., ::-1]
+        tiles.append(tile[:side, :side].transpose(2, 0, 1))
+    return np.stack(tiles)
