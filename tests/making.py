@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from wsiscore.generators import GeneratorSpec
+from wsiscore.generators import CellRules, GeneratorSpec
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.regions import Roi
-from wsiscore.tiles import TileGrid, TileList
+from wsiscore.tiles import Tile, TileGrid, TileList
 
 
 def whole(width_um: float, height_um: float) -> list[Roi]:
@@ -36,21 +36,45 @@ def mosaic_of(
     radius_um: float = 1.5,
     skip: int = 0,
 ) -> Mosaic:
-    """Write (4, H, W) maps as a finished mosaic of cells; leave out the first `skip` tiles."""
-    _, height, width = maps.shape
+    """Write (4, H, W) maps as a finished mosaic of cell centres; leave out the first `skip` tiles."""
+    about = {"output": "centers", "rules": {"threshold": 0.5, "radius_um": radius_um}, "model": {"name": "test"}}
+    mosaic = _mosaic(path, maps.shape[1:], core_px, mpp, ("center", "positive", "negative", "dab_od"), about)
+    _fill(mosaic, maps, list(mosaic.grid)[skip:])
+    return mosaic
+
+
+def component_mosaic(path: Path, segmentation: npt.NDArray[np.uint8], core_px: int, *, skip: int = 0) -> Mosaic:
+    """Write an (H, W, 3) segmentation as a finished mosaic of whole cells; the first `skip` tiles are unreadable."""
+    about = {"output": "components", "rules": CellRules(120 / 255).of("components"), "model": {"name": "test"}}
+    maps = np.zeros((4, *segmentation.shape[:2]))
+    maps[:3] = segmentation.transpose(2, 0, 1) / 255
+    mosaic = _mosaic(path, maps.shape[1:], core_px, 0.25, ("positive", "boundary", "negative", "dab_od"), about)
+    _fill(mosaic, maps, list(mosaic.grid)[skip:])
+    states, lost = mosaic.states(), list(mosaic.grid)[:skip]
+    for tile in lost:
+        states[tile.row, tile.col] = TileState.UNREADABLE
+    mosaic.mark(states, lost)
+    return mosaic
+
+
+def _mosaic(
+    path: Path, shape: tuple[int, ...], core_px: int, mpp: float, channels: tuple[str, ...], about: dict[str, Any]
+) -> Mosaic:
+    height, width = shape
     grid = TileGrid(width, height, mpp, core_px, 0)
     rois = whole(width * mpp, height * mpp)
     tiles = TileList(Path("/slides/a.svs"), 0.25, grid, tuple(rois), tuple(grid.touching(rois)), "given outlines")
-    about = {"output": "centers", "rules": {"threshold": 0.5, "radius_um": radius_um}, "model": {"name": "test"}}
-    mosaic = Mosaic.create(path, tiles, ("center", "positive", "negative", "dab_od"), "float16", about)
+    return Mosaic.create(path, tiles, channels, "float16", about)
+
+
+def _fill(mosaic: Mosaic, maps: npt.NDArray[np.floating[Any]], tiles: list[Tile]) -> None:
     states = mosaic.states()
-    for tile in list(grid)[skip:]:
+    for tile in tiles:
         core = tile.write
         kept = maps[:, core.y : core.y + core.height, core.x : core.x + core.width]
         mosaic.write(tile, kept.astype(np.float16))
         states[tile.row, tile.col] = TileState.WRITTEN
-        mosaic.mark(states, [tile])
-    return mosaic
+    mosaic.mark(states, tiles)
 
 
 class Darkness:

@@ -1,13 +1,14 @@
-"""Cells from the mosaic: local maxima of the centre map, the same whatever blocks it is read in.
+"""Cells from the mosaic, the same whatever blocks it is read in.
 
-A cell is a pixel, or a plateau of touching pixels, that is above the threshold and highest in the square of
+From maps of whole cells they are the connected components (`wsiscore.components`). From maps of centres they are local
+maxima: a cell is a pixel, or a plateau of touching pixels, that is above the threshold and highest in the square of
 ±radius around it (Molnar et al., IHCScoreGAN, eq. 8). Each block is read with a rim of the radius and keeps only
 the maxima in its own core; a plateau that a block cuts is joined again by its pixels at the cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -21,14 +22,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from wsiscore.components import find_components, least_area_um2
 from wsiscore.errors import MosaicError
 from wsiscore.generators import CellRules
-from wsiscore.mosaic import Mosaic, TileState
+from wsiscore.mosaic import Mosaic
 from wsiscore.regions import Region, Roi, inside
 
 __all__ = ["Cells", "find_cells"]
 
-_BLOCK_PX = 2048
+_BLOCK_PX = 1024
 _SUMS = ("center", "positive", "negative", "dab_od")
 
 Floats = npt.NDArray[np.float64]
@@ -44,11 +46,12 @@ class Cells:
     x_um, y_um
         Centre, in micrometres from the slide's top left.
     confidence
-        Height of the centre map there, in [0, 1].
+        Height of the centre map there; of whole cells the mean of the higher class map over the cell; in [0, 1].
     positivity
-        Positive map's share of positive and negative together, in [0, 1].
+        Positive map's share of positive and negative together; of whole cells the positive share of the classified
+        pixels; in [0, 1].
     dab_od
-        Mean optical density of DAB around the centre.
+        Mean optical density of DAB around the centre; of whole cells the mean over the cell.
     roi
         Index of the first ROI that holds it.
     """
@@ -98,57 +101,67 @@ _NO_MAXIMA = _Maxima(_NONE, _NOWHERE, _NOWHERE, np.empty((len(_SUMS), 0)), _NONE
 
 
 def find_cells(
-    mosaic: Mosaic, rois: Sequence[Roi] | None = None, *, rules: CellRules | None = None, block_px: int = _BLOCK_PX
+    mosaic: Mosaic,
+    rois: Sequence[Roi] | None = None,
+    *,
+    rules: CellRules | None = None,
+    block_px: int = _BLOCK_PX,
+    found: dict[str, float] | None = None,
 ) -> Cells:
     """Find the cells of a mosaic that lie in the ROIs.
 
     Parameters
     ----------
     mosaic
-        Maps ``center``, ``positive``, ``negative`` and ``dab_od``, with no tile left to do.
+        Maps ``positive``, ``negative``, ``dab_od`` and either ``center`` or ``boundary``, with no tile left to do.
     rois
         Where cells count; by default where the mosaic was made.
     rules
-        Threshold and radius; by default those the mosaic was made with.
+        By default those the mosaic was made with.
     block_px
         Side of the blocks that dask reads at a time. It bounds the memory and changes nothing else.
+    found
+        Filled with the rules that were found on the slide itself: ``least_area_um2``.
 
     Raises
     ------
     MosaicError
         If tiles are missing, or the mosaic is a picture.
     """
-    if mosaic.about["output"] != "centers":
+    if mosaic.about["output"] == "image":
         raise MosaicError(f"{mosaic.path} is a virtual stain, not a map of cells; score it as a slide")
     if missing := mosaic.missing():
         raise MosaicError(f"{mosaic.path} lacks {missing} tiles; run the same `wsiscore infer` again to finish it")
     rules = rules or CellRules(**mosaic.about["rules"])
     rois = mosaic.tiles.rois if rois is None else rois
+    if mosaic.about["output"] == "components":
+        return _in_rois(_whole_cells(mosaic, rules, block_px, {} if found is None else found), rois)
     radius_px = max(1, round(rules.radius_um / mosaic.grid.mpp))
     find = delayed(_block_maxima)
-    tasks = [find(mosaic, block, radius_px, rules.threshold) for block in _blocks(mosaic, block_px)]
+    tasks = [find(mosaic, block, radius_px, rules.threshold) for block in mosaic.blocks(block_px)]
     maxima = _join(compute(*tasks, scheduler="threads"))
     return _in_rois(_to_cells(maxima, mosaic.grid.mpp, radius_px), rois)
 
 
-def _blocks(mosaic: Mosaic, side: int) -> Iterator[Region]:
-    """Yield the blocks in which something was written."""
-    grid, held = mosaic.grid, mosaic.states() == TileState.WRITTEN
-    for y in range(0, grid.height_px, side):
-        for x in range(0, grid.width_px, side):
-            width, height = min(side, grid.width_px - x), min(side, grid.height_px - y)
-            rows = slice(y // grid.core_px, (y + height - 1) // grid.core_px + 1)
-            cols = slice(x // grid.core_px, (x + width - 1) // grid.core_px + 1)
-            if held[rows, cols].any():
-                yield Region(x, y, width, height, grid.mpp)
+def _whole_cells(mosaic: Mosaic, rules: CellRules, block_px: int, found: dict[str, float]) -> Cells:
+    components, mpp = find_components(mosaic, rules, block_px=block_px), mosaic.grid.mpp
+    least = rules.least_area_um2
+    if least is None:
+        least = found["least_area_um2"] = least_area_um2(components, mpp)
+    large = components.size_px * mpp**2 > least
+    x_px, y_px, positive, negative, confidence, dab_od = (
+        getattr(components, name)[large].astype(np.float64)
+        for name in ("x_px", "y_px", "positive_px", "negative_px", "confidence", "dab_od")
+    )
+    nowhere = np.full(len(x_px), -1, np.int64)
+    cells = Cells((x_px + 0.5) * mpp, (y_px + 0.5) * mpp, confidence, positive / (positive + negative), dab_od, nowhere)
+    return cells.select(np.lexsort((x_px, y_px)))
 
 
 def _block_maxima(mosaic: Mosaic, block: Region, radius_px: int, threshold: float) -> _Maxima:
     pad_x, pad_y = min(block.x, radius_px), min(block.y, radius_px)
-    around = mosaic.read(
-        block.x - radius_px, block.y - radius_px, block.width + 2 * radius_px, block.height + 2 * radius_px
-    )
-    maps = around[[mosaic.channels.index(name) for name in _SUMS]].astype(np.float32)
+    width, height = block.width + 2 * radius_px, block.height + 2 * radius_px
+    maps = mosaic.read(block.x - radius_px, block.y - radius_px, width, height, _SUMS).astype(np.float32)
     square = np.ones((2 * radius_px + 1, 2 * radius_px + 1), np.uint8)
     peak = (maps[0] == cv2.dilate(maps[0], square)) & (maps[0] > threshold)
     core = np.s_[pad_y : pad_y + block.height, pad_x : pad_x + block.width]

@@ -177,10 +177,8 @@ class Mosaic:
         (C, h, w) of the mosaic's dtype; 0, or white in a picture, where nothing was written.
         """
         window = (slice(max(y, 0), max(y + height, 0)), slice(max(x, 0), max(x + width, 0)))
-        if channels is None:
-            return np.asarray(self._level_0[:, *window])
-        wanted = np.array([self.channels.index(name) for name in channels])
-        return np.asarray(self._level_0.oindex[wanted, *window])
+        maps = np.asarray(self._level_0[:, *window])
+        return maps if channels is None else maps[[self.channels.index(name) for name in channels]]
 
     def blocks(self, side_px: int) -> Iterator[Region]:
         """Yield the squares of this side, cut at the mosaic's edges, in which something was written."""
