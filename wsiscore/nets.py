@@ -30,6 +30,8 @@ __all__ = [
     "map_error",
 ]
 
+_LEAST_JUDGED_PX = 32  # of the sides of what a `PatchJudge` can judge
+
 Norm = Callable[[int], nn.Module]
 """Makes the normalisation of so many channels."""
 
@@ -299,7 +301,7 @@ class MultiScaleJudge(nn.Module):
     scales
         How many.
     width, channels, norm
-        As in `PatchJudge`; the pictures' sides are at least 32 px at the smallest scale.
+        As in `PatchJudge`; a scale at which the pictures' sides are under 32 px is left out.
     """
 
     def __init__(self, scales: int, width: int, channels: int = 3, norm: Norm = InstanceNorm) -> None:
@@ -308,8 +310,10 @@ class MultiScaleJudge(nn.Module):
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """Return each scale's logits, finest first."""
-        logits = []
+        logits: list[Tensor] = []
         for judge in self.judges:
+            if logits and min(pictures.shape[2:]) < _LEAST_JUDGED_PX:
+                break
             logits.append(judge(pictures))
             pictures = avg_pool2d(pictures, 3, stride=2, padding=1, count_include_pad=False)
         return logits
