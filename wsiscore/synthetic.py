@@ -1,4 +1,4 @@
-"""Whole slides with known cells: an SVS as a scanner writes it, its ROIs, and every nucleus of it.
+"""Whole slides with known cells: an SVS as a scanner writes it, its ROIs, and every nucleus; and fields in many stains.
 
 None of it is a patient. A small slide is painted in one piece; a larger one repeats one painted block, mirrored so
 that its edges meet, and is written strip by strip in flat memory.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -18,21 +18,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import shapely
-import tifffile
 from shapely import Polygon
 from shapely.geometry import mapping
 
 from wsiscore.errors import OutputError
-from wsiscore.rendering import KINDS, Field, Layout, Look, render_field, smooth_noise
+from wsiscore.rendering import KINDS, Known, Layout, Look, render_field, render_pair, smooth_noise
+from wsiscore.rendering.svs import STRIP_PX, Strip, write_svs
 
-__all__ = ["Truth", "read_truth", "render_slide", "write_svs"]
+__all__ = ["Truth", "read_truth", "render_pairs", "render_slide", "write_svs"]
 
 Picture = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]
-Strip = Callable[[int, int], Picture]
-"""Returns rows top to bottom (exclusive) of a slide, (bottom - top, width, 3) RGB in 0..255."""
 
-_TILE_PX = 256
 _BLOCK_PX = 3584  # a larger slide repeats a block of at most this side
 _DIFFICULTY = 0.15  # of the look of a slide
 _RIM_UM = 12.0  # no nucleus this near a block's edge: mirrored ones would overlap
@@ -67,7 +64,7 @@ class Truth:
         return 100 * float(counted.mean()) if len(counted) else float("nan")
 
     @classmethod
-    def of(cls, field: Field, rois: dict[str, Polygon]) -> Self:
+    def of(cls, field: Known, rois: dict[str, Polygon]) -> Self:
         """Return the nuclei of a field with the ROI of each."""
         return cls.inside(field.x_um, field.y_um, field.positive, np.array(KINDS)[field.kind], rois)
 
@@ -108,78 +105,6 @@ def read_truth(path: Path) -> Truth:
         np.array([row["kind"] for row in rows], dtype=str),
         np.array([row["roi"] for row in rows], dtype=str),
     )
-
-
-def write_svs(path: Path, strip: Strip, width_px: int, height_px: int, mpp: float, *, quality: int = 80) -> None:
-    """Write a pyramid as Aperio's scanners do: tiled JPEG, a thumbnail second, levels 4 times smaller each.
-
-    Parameters
-    ----------
-    path
-        The file to write.
-    strip
-        Gives rows of the slide; asked for a few hundred at a time, from top to bottom, once a level.
-    width_px, height_px
-        Size of level 0.
-    mpp
-        Micrometres per pixel of level 0.
-    quality
-        Of JPEG, 1..100.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
-    levels = [4**k for k in range(6) if k == 0 or min(width_px, height_px) // 4**k >= _TILE_PX]
-    thumbnail = max(2, -(-max(width_px, height_px) // 1000))
-    size = f"{width_px}x{height_px}"
-    head = f"Aperio Image Library v12.0.15\r\n{size} [0,0 {size}] ({_TILE_PX}x{_TILE_PX})"
-    tail = f"JPEG/RGB Q={quality}|AppMag = {10 / mpp:g}|MPP = {mpp:.6g}|Title = rendered by wsiscore, no patient"
-    try:
-        with tifffile.TiffWriter(path, bigtiff=width_px * height_px > 2**30) as file:
-            for factor, tiled in ((1, True), (thumbnail, False), *((level, True) for level in levels[1:])):
-                height, width = height_px // factor, width_px // factor
-                file.write(
-                    _tiles(strip, height, width, factor) if tiled else _shrunk(strip, height, width, factor),
-                    shape=(height, width, 3),
-                    dtype=np.uint8,
-                    tile=(_TILE_PX, _TILE_PX) if tiled else None,
-                    rowsperstrip=None if tiled else 16,
-                    photometric="rgb",
-                    compression="jpeg",
-                    compressionargs={"level": quality},
-                    description=f"{head} {tail}" if factor == 1 else f"{head} -> {width}x{height} {tail}",
-                    metadata=None,
-                    software=False,
-                )
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}; choose another folder") from error
-
-
-def _shrunk(strip: Strip, height: int, width: int, factor: int) -> Picture:
-    return np.concatenate(list(_rows(strip, height, width, factor)))
-
-
-def _rows(strip: Strip, height: int, width: int, factor: int) -> Iterator[Picture]:
-    """Yield a level's rows, up to one tile high at a time, averaged over squares of `factor`."""
-    step = max(_TILE_PX // factor, 1)
-    for top in range(0, height, _TILE_PX):
-        bottom = min(top + _TILE_PX, height)
-        parts = []
-        for first in range(top, bottom, step):
-            last = min(first + step, bottom)
-            part = strip(first * factor, last * factor)[:, : width * factor]
-            parts.append(part if factor == 1 else cv2.resize(part, (width, last - first), interpolation=cv2.INTER_AREA))
-        yield np.concatenate(parts)
-
-
-def _tiles(strip: Strip, height: int, width: int, factor: int) -> Iterator[Picture]:
-    for rows in _rows(strip, height, width, factor):
-        for left in range(0, width, _TILE_PX):
-            tile = rows[:, left : left + _TILE_PX]
-            missing = _TILE_PX - tile.shape[0], _TILE_PX - tile.shape[1]
-            yield np.pad(tile, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
 
 
 def render_slide(
@@ -233,6 +158,46 @@ def render_slide(
     path = folder / f"{name}.svs"
     write_svs(path, strip, width_px, height_px, mpp)
     return path
+
+
+def render_pairs(
+    folder: Path, name: str, n: int, stains: Sequence[str], *, index: float | None, side_px: int, mpp: float, seed: int
+) -> Path:
+    """Write fields in several stains, ``<stain>/<name>-<number>.png``, and their nuclei, ``truth/<name>-<number>.csv``.
+
+    Parameters
+    ----------
+    folder
+        Where to; made if it is missing, and returned.
+    name, n
+        Stem of the files; how many fields.
+    stains
+        Of `wsiscore.rendering.STAINS`.
+    index
+        Positive tumour nuclei in percent; None draws one for each field.
+    side_px, mpp
+        Size of a field, and its micrometres per pixel.
+    seed
+        The same one gives the same fields.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    try:
+        for part in (*stains, "truth"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        for number in range(n):
+            pair = render_pair(np.random.default_rng([seed, number]), side_px, side_px, mpp, stains, index=index)
+            for stain, picture in pair.pictures.items():
+                (folder / stain / f"{name}-{number:04d}.png").write_bytes(
+                    cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+                )
+            Truth.of(pair, {}).write(folder / "truth" / f"{name}-{number:04d}.csv")
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written to: {error}; choose another folder") from error
+    return folder
 
 
 def _scanned(rng: np.random.Generator) -> Look:
@@ -324,7 +289,7 @@ def _mirrored(
     field = render_field(rng, side, side, mpp, look=look, index=index, layout=layout, rim_um=_RIM_UM)
     pair = np.concatenate([field.rgb, field.rgb[:, ::-1]], axis=1)
     wide = np.tile(pair, (1, -(-width_px // (2 * side)), 1))[:, :width_px]
-    empty = np.full((_TILE_PX, width_px, 3), np.array(look.glass).round().astype(np.uint8))
+    empty = np.full((STRIP_PX, width_px, 3), np.array(look.glass).round().astype(np.uint8))
 
     def strip(top: int, bottom: int) -> Picture:
         rows = np.arange(top, bottom) % (2 * side)
