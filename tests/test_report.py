@@ -362,7 +362,7 @@ def test_a_virtual_stain_is_called_one(tmp_path, slide):
     report, index = (words((tmp_path / page).read_text(encoding="utf-8")) for page in ("report.html", "index.html"))
     for seen in (report, index):
         assert "A virtual stain is a guess of a network; not a stained slide." in seen
-    assert "Painted by the model pix<2>pix version 3, weights abababababab…, from /slides/he.svs." in report
+    assert "Painted by the model pix<2>pix version 3, weights abababababab…, from the slide /slides/he.svs." in report
     assert "1 of 4 scored slides, 1 painted by pix<2>pix" in index
     assert index.count("virtual stain by pix<2>pix") == 1
 

@@ -97,7 +97,7 @@ def _painted_words(virtual: VirtualStain) -> str:
     sha = f", weights {virtual.weights_sha256[:12]}…" if virtual.weights_sha256 else ""
     version = f" version {virtual.version}" if virtual.version else ""
     return (
-        f"Painted by the model {virtual.model}{version}{sha}, from {virtual.slide}. What is counted here no antibody "
+        f"Painted by the model {virtual.model}{version}{sha}, from the slide {virtual.slide}. What is counted here no antibody "
         "has marked."
     )
 
@@ -190,9 +190,10 @@ def _cells_of_row(tally: Tally) -> str:
 
 def _pictures(slide: Slide, rois: Sequence[Roi], cells: Cells) -> str:
     whole = (0.0, 0.0, slide.width_px * slide.mpp, slide.height_px * slide.mpp)
+    kind = "virtual stain" if slide.virtual else "slide"
     slide_figure = (
         f"<figure>{figures.slide_picture(take(slide, whole, max_px=1000), rois)}"
-        "<figcaption>The slide. Yellow: the outlines within which cells were counted.</figcaption></figure>"
+        f"<figcaption>The {kind}. Yellow: the outlines within which cells were counted.</figcaption></figure>"
     )
     if not len(cells):
         return f'<section><h2>Slide</h2><div class="two">{slide_figure}</div></section>'
@@ -270,6 +271,12 @@ def _method(score: SlideScore, run: Mapping[str, Any]) -> str:
         rules = (
             f" A cell is where the model's map of cell centres is highest within {settings['radius_um']:g} µm "
             f"and above {settings['threshold']:g}."
+        )
+    elif "least_area_um2" in settings:
+        rules = (
+            f" A cell is a connected area of more than {settings['least_area_um2']:g} µm² where the model's maps of "
+            f"positive and negative together exceed {settings['threshold']:.3g} and that of boundaries is at most "
+            f"{settings['boundary']:.3g}, with its holes; its positivity is the positive share of it."
         )
     words = (
         f"Every cell that the model {score.model}{family} marked inside the regions was counted once, all with the "
