@@ -21,7 +21,7 @@ from wsiscore.generators import GeneratorSpec
 __all__ = ["NetworkGenerator", "fill", "fresh", "pick_device", "read_checkpoint"]
 
 Network = TypeVar("Network", bound=nn.Module)
-_BROKEN = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+_BROKEN = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
 
 class NetworkGenerator:

@@ -153,7 +153,7 @@ def derived(pictures: Mapping[str, npt.NDArray[np.uint8]]) -> dict[str, npt.NDAr
     Parameters
     ----------
     pictures
-        ``ihc``: (H, W, 3) in 0..255, at about 0.5 µm/px.
+        ``ihc``: (H, W, 3) in 0..255, sides multiples of 16 px, at about 0.5 µm/px.
 
     Returns
     -------
