@@ -176,7 +176,7 @@ def import_published(path: Path, name: str, folder: Path) -> Card:
         name=folder.resolve().name,
         family=name,
         version="published",
-        description=f"Published weights of {name}, imported from {path.name}.",
+        description=getattr(module, "IMPORTED", f"Published weights of {name}") + f", imported from {path.name}.",
         licence="That of the imported file; it does not come with wsiscore.",
         trained_on="What its authors trained it on; the file does not say.",
         spec=module.SPEC,

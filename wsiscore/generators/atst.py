@@ -53,6 +53,10 @@ SPEC = GeneratorSpec(
     dtype="uint8",
 )
 PAIRS = ("he", "ihc")
+IMPORTED = (
+    "An untrained model, which paints noise until wsiscore train --start has taught it: its encoder alone is pretrained"
+)
+"""Begins what a card says of `read_published`'s models."""
 
 _HALVINGS = 5
 _LEAST_DARK = 1 - 10**-0.15
@@ -182,13 +186,11 @@ def derived(pictures: Mapping[str, npt.NDArray[np.uint8]]) -> dict[str, npt.NDAr
 
 def ssim(pictures: Tensor, wanted: Tensor) -> Tensor:
     """Return the mean structural similarity (Wang et al. 2004, σ 1.5 px) of (B, 3, H, W) in [-1, 1]."""
-    pictures, wanted = pictures.float(), wanted.float()
-    one, other = blurred(pictures, 1.5), blurred(wanted, 1.5)
-    both, squares = one * other, one * one + other * other
-    covariance = blurred(pictures * wanted, 1.5) - both
-    variances = blurred(pictures * pictures + wanted * wanted, 1.5) - squares
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    return ((2 * both + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))).mean()
+    x, y = (pictures.float() + 1) / 2, (wanted.float() + 1) / 2  # it takes means for light, which is above 0
+    mean_x, mean_y = blurred(x, 1.5), blurred(y, 1.5)
+    product, squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
+    covariance, variances = blurred(x * y, 1.5) - product, blurred(x * x + y * y, 1.5) - squares
+    return ((2 * product + 1e-4) * (2 * covariance + 9e-4) / ((squares + 1e-4) * (variances + 9e-4))).mean()
 
 
 class Recipe:
@@ -342,16 +344,14 @@ def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
         config = Config(encoder_width=width, depth=depth, token_px=token_px)
     except ValueError as error:
         raise ModelError(f"{path} holds an encoder that does not fit: {error}") from error
-    weights = fresh(lambda: BothWays(config)).state_dict()
-    place = "to_ihc.encoder."
-    new = {name.removeprefix(place): value for name, value in weights.items() if name.startswith(place)}
-    if "pretext_token" not in state and isinstance(position := state.get("pos_embed"), Tensor):
-        state["pretext_token"] = new["pretext_token"]
-        state["pos_embed"] = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
     encoder = fresh(lambda: VisionTransformer(width, depth, config.n_heads, token_px))
+    if "pretext_token" not in state and isinstance(position := state.get("pos_embed"), Tensor):
+        state["pretext_token"] = encoder.pretext_token.detach()
+        state["pos_embed"] = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
     fill(encoder, state, f"an encoder of {PRETRAINED_PX} px in timm's layout ({path})")
-    weights |= {place + name: value for name, value in encoder.state_dict().items()}
-    return config, {name: value.float().numpy() for name, value in weights.items()}
+    weights = fresh(lambda: BothWays(config)).state_dict()
+    weights |= {f"to_ihc.encoder.{name}": value for name, value in encoder.state_dict().items()}
+    return config, {name: value.numpy() for name, value in weights.items()}
 
 
 _FIRST = "patch_embed.proj.weight"
