@@ -37,8 +37,8 @@ def compare_pictures(found: Pixels, true: Pixels) -> dict[str, float]:
         ``mse``: mean squared difference of the levels, 0..65025. ``psnr``: 10 log10(255² / mse), in decibels,
         infinite for identical pictures. ``ssim``: structural similarity, at most 1 (Wang et al., IEEE TIP 13:600,
         2004), in a flat window of 7 px with the sample covariance, averaged over the colours: what BCI reports.
-        ``css``: its contrast and structure without the luminance, (2σxy + C2) / (σx² + σy² + C2), the same window and
-        mean (ATST-Net, section 4.2, after Liu et al., IEEE TMI 40:1977, 2021).
+        ``css``: its contrast and structure without the luminance, (2σxy + C2) / (σx² + σy² + C2), in the same
+        windows (named in ATST-Net, section 4.2; the formula is that of Liu et al., IEEE TMI 40:1977, 2021).
 
     Raises
     ------
