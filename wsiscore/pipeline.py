@@ -7,9 +7,8 @@ tile list, a mosaic begun or finished. What a folder holds of another slide is n
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -21,7 +20,7 @@ import shapely
 
 from wsiscore.cells import Cells, find_cells
 from wsiscore.errors import ModelError, MosaicError, OutputError, RoiError, SlideError, WsiscoreError
-from wsiscore.generators import CellRules, Generator
+from wsiscore.generators import CellRules, Generator, Maps
 from wsiscore.inference import infer_tiles
 from wsiscore.models import default_model, find_model, load_model, read_card
 from wsiscore.mosaic import Mosaic, TileState
@@ -80,7 +79,9 @@ class Settings:
         Tiles a batch; by default by the size of the tiles.
     cutoff
         Percent at and above which an index is high.
-    threshold, radius_um
+    maps
+        Which of the model's maps are computed and kept: ``needed`` ones, or ``all``.
+    threshold, radius_um, least_area_um2
         As in `CellRules`; by default the model's.
     csv
         Whether the cells are written as CSV instead of Parquet.
@@ -94,9 +95,11 @@ class Settings:
     tile_px: int | None = None
     device: str = "auto"
     batch_size: int | None = None
+    maps: Maps = "needed"
     cutoff: float = CUTOFF
     threshold: float | None = None
     radius_um: float | None = None
+    least_area_um2: float | None = None
     csv: bool = False
 
 
@@ -116,7 +119,7 @@ def tile_slide(
     """
     with _job(path, settings) as job:
         tiles = _plan(job, settings, mpp=mpp, tile_px=tile_px, margin_px=margin_px, min_coverage=min_coverage)
-        _write_tiles(job.folder, tiles)
+        tiles.write(job.folder / TILES)
         if save_png:
             with job.record.stage("tiles"):
                 _save_png(job.slide, tiles, job.folder / "tiles")
@@ -158,10 +161,11 @@ def score_slide(path: Path, settings: Settings, *, progress: bool = False) -> Sl
         model = str(mosaic.about["model"].get("name", "unnamed"))
         if job.mosaic and settings.model not in (None, model):
             raise MosaicError(f"{path} was made by {model}, not {settings.model}; to use that, score the slide itself")
-        rules = _rules(mosaic, settings)
+        rules = _rules(mosaic.about["rules"], model, settings)
         rois = _rescored_rois(job, mosaic, settings)
+        found: dict[str, float] = {}
         with job.record.stage("cells"):
-            cells = find_cells(mosaic, rois, rules=rules)
+            cells = find_cells(mosaic, rois, rules=rules, found=found)
         unread = mosaic.unreadable_um()
         score = score_cells(
             cells,
@@ -183,7 +187,7 @@ def score_slide(path: Path, settings: Settings, *, progress: bool = False) -> Sl
             n = int((mosaic.states() == TileState.UNREADABLE).sum())
             _log.warning("%s: %d tiles could not be read; counts and area leave them out", job.slide.path.name, n)
         job.record.note("model", mosaic.about["model"])
-        job.record.note("settings", {"cutoff": settings.cutoff, **asdict(rules)})
+        job.record.note("settings", {"cutoff": settings.cutoff, **rules.of(mosaic.about["output"]), **found})
         _write_results(job, rois, cells, score, csv=settings.csv)
         return score
 
@@ -292,8 +296,8 @@ def _plan(
 
 
 @lru_cache(maxsize=1)
-def _generator(folder: Path, device: str) -> Generator:
-    return load_model(folder, device)
+def _generator(folder: Path, device: str, maps: Maps) -> Generator:
+    return load_model(folder, device, maps=maps)
 
 
 def _infer(job: _Job, settings: Settings, progress: bool, *, picture: bool | None = None) -> Mosaic:
@@ -307,6 +311,7 @@ def _infer(job: _Job, settings: Settings, progress: bool, *, picture: bool | Non
             else f"{card.name} paints a virtual stain and finds no cells; `wsiscore infer` with it, "
             "and pipe the path that prints into `wsiscore score -`"
         )
+    _rules(spec.rules.of(spec.output), card.name, settings)  # so that a wrong one is said before the work
     if job.tiles is not None and (settings.roi or settings.tile_px):
         raise MosaicError(
             "a tile list has its ROIs and its tile size already; give --roi and --size to `wsiscore tile`"
@@ -315,7 +320,7 @@ def _infer(job: _Job, settings: Settings, progress: bool, *, picture: bool | Non
         job, settings, mpp=spec.mpp, tile_px=settings.tile_px or spec.tile_px, margin_px=spec.margin_px
     )
     with job.record.stage("load_model"):
-        generator = _generator(folder, settings.device)
+        generator = _generator(folder, settings.device, settings.maps)
     job.record.note("model", card.provenance())
     device = str(getattr(generator, "device", "cpu"))
     job.record.note("settings", {"device": device, "margin_px": tiles.grid.margin_px})
@@ -332,7 +337,7 @@ def _infer(job: _Job, settings: Settings, progress: bool, *, picture: bool | Non
             progress=progress,
             seconds=seconds,
         )
-    _write_tiles(job.folder, tiles)  # not before: a mosaic made in another way keeps its tile list
+    tiles.write(job.folder / TILES)  # not before: a mosaic made in another way keeps its tile list
     if "network" in seconds:
         job.record.note("stages", {f"infer: {name}": round(value, 3) for name, value in seconds.items()})
     elif "infer" in stages:  # it was finished before: the time that took is the one to keep
@@ -340,10 +345,14 @@ def _infer(job: _Job, settings: Settings, progress: bool, *, picture: bool | Non
     return mosaic
 
 
-def _rules(mosaic: Mosaic, settings: Settings) -> CellRules:
-    own = CellRules(**mosaic.about["rules"])
-    threshold = own.threshold if settings.threshold is None else settings.threshold
-    return CellRules(threshold, settings.radius_um or own.radius_um)
+def _rules(own: Mapping[str, float | None], model: str, settings: Settings) -> CellRules:
+    """Return a model's own rules with those the user chose; MosaicError if one means nothing to it."""
+    names = ("threshold", "radius_um", "least_area_um2")
+    chosen = {name: value for name in names if (value := getattr(settings, name)) is not None}
+    if foreign := sorted(set(chosen) - set(own)):
+        option = "--radius" if foreign[0] == "radius_um" else "--least-area"
+        raise MosaicError(f"{option} means nothing to the cells of {model}, which heed {', '.join(own)}; leave it out")
+    return CellRules(**{**own, **chosen})
 
 
 def _rescored_rois(job: _Job, mosaic: Mosaic, settings: Settings) -> Sequence[Roi]:
@@ -374,11 +383,6 @@ def _write_results(job: _Job, rois: Sequence[Roi], cells: Cells, score: SlideSco
         write_overlay(folder / "overlay.jpg", slide, rois, cells)
     with record.stage("report"):
         write_report(folder / "report.html", slide=slide, rois=rois, cells=cells, score=score, run=record.finish())
-
-
-def _write_tiles(folder: Path, tiles: TileList) -> None:
-    with replacing(folder / TILES) as part:
-        part.write_text(json.dumps(tiles.to_json()) + "\n", encoding="utf-8")
 
 
 def _save_png(slide: Slide, tiles: TileList, folder: Path) -> None:

@@ -15,6 +15,7 @@ from shapely.geometry import mapping, shape
 from wsiscore.errors import MosaicError, RoiError
 from wsiscore.regions import Region, Roi
 from wsiscore.slide import Slide
+from wsiscore.writing import replacing
 
 __all__ = ["Tile", "TileGrid", "TileList", "rois_from_json", "rois_to_json"]
 
@@ -246,6 +247,11 @@ class TileList:
                 f"{path} cannot be read as a tile list ({error}); write one with `wsiscore tile`"
             ) from error
         return cls.from_json(values, str(path))
+
+    def write(self, path: Path) -> None:
+        """Write a ``tiles.json``; OutputError if that cannot be."""
+        with replacing(path) as part:
+            part.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
 
 
 def rois_to_json(rois: Sequence[Roi]) -> list[dict[str, Any]]:

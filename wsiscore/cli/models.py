@@ -78,7 +78,8 @@ def _line(card: Card, *, is_default: bool) -> str:
 
 
 def _description(card: Card) -> str:
-    spec, rules = card.spec, card.spec.rules
+    spec, rules = card.spec, card.spec.rules.of(card.spec.output)
+    told = ", ".join(f"{name} {'found on the slide' if rule is None else f'{rule:g}'}" for name, rule in rules.items())
     measured = [f"{m.set}: {m.metric} {m.value}  ({m.command})" for m in card.measured_on]
     lines = [
         ("name", f"{card.name}, version {card.version}, family {card.family}"),
@@ -88,7 +89,7 @@ def _description(card: Card) -> str:
         ("reads", f"{spec.mpp:g} µm/px, tiles of {spec.tile_px} px or another multiple of {spec.multiple_px} px"),
         ("margin", f"{spec.margin_px} px of a tile are read but not kept"),
         ("gives", f"{', '.join(spec.channels)} as {spec.dtype}"),
-        ("cells", f"threshold {rules.threshold:g}, radius {rules.radius_um:g} µm"),
+        ("cells", "none: it paints a picture" if spec.output == "image" else told),
         ("polarity", card.polarity or "follows from the method"),
         ("config", ", ".join(f"{key}={value}" for key, value in card.config.items()) or "the family's defaults"),
         ("licence", card.licence),

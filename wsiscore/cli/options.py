@@ -81,6 +81,13 @@ of_model = _together(
         type=click.IntRange(min=1),
         help="Tiles a batch; by default as many as make 16 of 256 px.",
     ),
+    click.option(
+        "--maps",
+        type=click.Choice(["needed", "all"]),
+        default="needed",
+        show_default=True,
+        help="Maps of the model to compute and keep: those needed for cells or a picture, or all.",
+    ),
 )
 """What runs over it, and how."""
 

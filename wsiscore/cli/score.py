@@ -32,13 +32,22 @@ __all__ = ["score"]
     help="Index at and above which a slide is called high, %.",
 )
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="Least height of a cell in the centre map; by default the model's."
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="What a cell must exceed in the centre map or, of whole cells, in positive and negative map together; "
+    "by default the model's.",
 )
 @click.option(
     "--radius",
     "radius_um",
     type=click.FloatRange(0, min_open=True),
     help="Half the side of the square in which a cell is the highest point, µm; by default the model's.",
+)
+@click.option(
+    "--least-area",
+    "least_area_um2",
+    type=click.FloatRange(0),
+    help="Of whole cells, area that one must exceed, µm²; by default the model's, or found on the slide.",
 )
 @click.option("--csv", is_flag=True, help="Write the cells as cells.csv instead of cells.parquet.")
 @click.option("--cluster", metavar="ADDRESS", help="Score over the workers of this dask scheduler, a slide a task.")

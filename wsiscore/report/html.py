@@ -97,8 +97,8 @@ def _painted_words(virtual: VirtualStain) -> str:
     sha = f", weights {virtual.weights_sha256[:12]}…" if virtual.weights_sha256 else ""
     version = f" version {virtual.version}" if virtual.version else ""
     return (
-        f"Painted by the model {virtual.model}{version}{sha}, from the slide {virtual.slide}. What is counted here no antibody "
-        "has marked."
+        f"Painted by the model {virtual.model}{version}{sha}, from the slide {virtual.slide}. What is "
+        "counted here no antibody has marked."
     )
 
 
@@ -267,9 +267,10 @@ def _method(score: SlideScore, run: Mapping[str, Any]) -> str:
     version = f", version {model['version']}" if model.get("version") else ""
     family = f" (family {model['family']}{version})" if model.get("family") else ""
     rules = ""
+    smoothed = f", smoothed by {settings['smooth_um']:g} µm," if settings.get("smooth_um") else ""
     if "threshold" in settings and "radius_um" in settings:
         rules = (
-            f" A cell is where the model's map of cell centres is highest within {settings['radius_um']:g} µm "
+            f" A cell is where the model's map of cell centres{smoothed} is highest within {settings['radius_um']:g} µm "
             f"and above {settings['threshold']:g}."
         )
     elif "least_area_um2" in settings:
