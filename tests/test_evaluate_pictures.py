@@ -19,6 +19,7 @@ from skimage.color import hed2rgb
 from wsiscore.cli import evaluate as cli_evaluate
 from wsiscore.cli import main
 from wsiscore.errors import TruthError
+from wsiscore.evaluation import pictures
 from wsiscore.evaluation.compare import MEASURES, evaluate_images, evaluate_stain
 from wsiscore.evaluation.images import compare_pictures, dists, frechet_distance, hash_values, kernel_distance
 from wsiscore.evaluation.pictures import find_pairs
@@ -215,7 +216,14 @@ def test_identical_sets_are_at_no_distance(folders, net, caplog):
     assert values["dists"] == pytest.approx(0, abs=1e-6)
     assert values["fid"] == pytest.approx(0, abs=1e-6)
     assert values["ssim"] == 1
-    assert "fewer pictures than features" in caplog.text
+    assert "3 pictures for 4 features" in caplog.text
+
+
+def test_one_pair_has_no_sets(folders, net, caplog):
+    one = folders / "true" / "p0.png"
+    *_, total = evaluate_images(one, one, measures=["kid"], features=net)
+    assert total == ["total", "nan"]
+    assert "no kid of a single picture" in caplog.text
 
 
 def test_order_of_pictures_does_not_matter_to_sets(folders, net):
@@ -264,7 +272,7 @@ def test_stems_make_pairs_whatever_the_ending(tmp_path, caplog):
     assert [pair[1:] for pair in find_pairs(one, other)] == [(one, other)]
 
 
-def spoil(folders, name):
+def spoil(folders, name, monkeypatch):
     """Make something wrong and return the arguments that meet it."""
     found, true = folders / "found", folders / "true"
     extra = []
@@ -285,6 +293,8 @@ def spoil(folders, name):
     elif name == "small":
         for folder in (found, true):
             write_png(folder / "p1.png", noise(1, 6, 9))
+    elif name == "large":
+        monkeypatch.setattr(pictures, "_LARGEST_PX", 16 * 12 - 1)
     elif name == "no network":
         extra = ["--measure", "fid", "--measure", "ssim"]
     elif name == "no such file":
@@ -317,6 +327,7 @@ def spoil(folders, name):
         ("missing", "is not there"),
         ("twice", "are both of p1"),
         ("broken", "broken picture"),
+        ("large", "p0.png is 12 × 16 px, too large for one piece"),
         ("small", "too small for SSIM"),
         ("no network", "fid need a feature network; give a TorchScript file with --features"),
         ("no such file", "is not there"),
@@ -329,8 +340,8 @@ def spoil(folders, name):
         ("nan", "no numbers"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(folders, name, says):
-    result = CliRunner().invoke(main, ["evaluate", "images", *spoil(folders, name)])
+def test_what_is_wrong_is_said_in_one_line(folders, name, says, monkeypatch):
+    result = CliRunner().invoke(main, ["evaluate", "images", *spoil(folders, name, monkeypatch)])
     assert (result.exit_code, result.stdout) == (1, "")
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 1

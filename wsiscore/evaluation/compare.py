@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from wsiscore.evaluation.truth import Kind
 from wsiscore.models import default_model, load_model
 
 __all__ = ["MEASURES", "evaluate_images", "evaluate_masks", "evaluate_stain"]
+
+_log = logging.getLogger("wsiscore")
 
 _OF_PIXELS = ("mse", "psnr", "ssim", "css")
 _OF_LAYERS = ("phv", "dists")
@@ -129,8 +132,10 @@ def _of_sets(vectors: Sequence[tuple[np.ndarray, np.ndarray]], wanted: Sequence[
     if not wanted:
         return {}
     found, true = (np.stack(side) for side in zip(*vectors, strict=True))
-    if len(found) <= found.shape[1] and "fid" in wanted:
-        warn_of("FID is too high with fewer pictures than features", [f"{len(found)} of {found.shape[1]}"])
+    if len(found) < 2:
+        _log.warning("no %s of a single picture", " or ".join(wanted))
+    elif len(found) <= found.shape[1] and "fid" in wanted:
+        _log.warning("fid is too high: %d pictures for %d features", *found.shape)
     measure = {"fid": frechet_distance, "kid": kernel_distance}
     return {name: measure[name](found, true) for name in wanted}
 

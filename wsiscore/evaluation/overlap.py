@@ -13,7 +13,7 @@ import scipy.ndimage as ndi
 
 from wsiscore.errors import TruthError
 from wsiscore.evaluation.masks import arrays_of, check_colours, instances, kinds_of, pixels_of
-from wsiscore.evaluation.pictures import is_mosaic
+from wsiscore.evaluation.pictures import check_size, is_mosaic
 from wsiscore.evaluation.tables import mean
 from wsiscore.evaluation.truth import Kind
 from wsiscore.mosaic import Mosaic
@@ -109,6 +109,7 @@ def _maps(path: Path) -> npt.NDArray[np.uint8]:
         raise TruthError(f"{path} has no map {' or '.join(missing)}; wanted a mosaic of whole cells, or masks")
     if tiles := mosaic.missing():
         raise TruthError(f"{path} lacks {tiles} tiles; run the same `wsiscore infer` again to finish it")
+    check_size(path, mosaic.grid.width_px, mosaic.grid.height_px)
     maps = mosaic.read(0, 0, mosaic.grid.width_px, mosaic.grid.height_px)
     chosen = np.stack([maps[mosaic.channels.index(name)] for name in wanted], axis=-1)
     scale = 1 if maps.dtype == np.uint8 else 255

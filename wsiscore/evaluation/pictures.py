@@ -13,7 +13,7 @@ from wsiscore.errors import TruthError
 from wsiscore.evaluation.tables import few, warn_of
 from wsiscore.sources import open_source
 
-__all__ = ["PICTURES", "Pair", "find_pairs", "is_mosaic", "read_pair", "read_picture", "same_size"]
+__all__ = ["PICTURES", "Pair", "check_size", "find_pairs", "is_mosaic", "read_pair", "read_picture", "same_size"]
 
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 """Endings of files that are taken as pictures."""
@@ -128,11 +128,16 @@ def read_picture(path: Path) -> Pixels:
     source = open_source(path)
     try:
         width, height, _ = source.levels[0]
-        if width * height > _LARGEST_PX:
-            raise TruthError(f"{path} is {width} × {height} px, too large for one piece; cut fields out of it")
+        check_size(path, width, height)
         return source.read(0, 0, 0, width, height)
     finally:
         source.close()
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Raise a TruthError if so many pixels are too many to be measured in one piece."""
+    if width * height > _LARGEST_PX:
+        raise TruthError(f"{path} is {width} × {height} px, too large for one piece; cut fields out of it")
 
 
 def same_size(pair: Pair, found: npt.NDArray[np.generic], true: npt.NDArray[np.generic]) -> None:
