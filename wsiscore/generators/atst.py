@@ -87,7 +87,9 @@ class Config:
     adversarial: float = _option(1.0, "weight of the discriminators' verdict")
     cycle: float = _option(5.0, "weight of cycle consistency, the paper's alpha")
     structure: float = _option(1.0, "weight of 1 - SSIM within it")
-    location: float = _option(60.0, "weight of the positive region's error, L1; 0 in this and the next is table 2")
+    location: float = _option(
+        60.0, "weight of the positive region's error, L1; table 2 sets this and the next four to 0"
+    )
     dense: float = _option(10.0, "weight of the most positive patches' error, L2")
     sparse: float = _option(10.0, "weight of the least positive patches' error, L3")
     intensity: float = _option(20.0, "weight of the positive region's mean intensity, L4")
@@ -365,6 +367,8 @@ def _encoder_state(held: Any) -> dict[str, Tensor]:
         if str(name).endswith(_FIRST) and isinstance(value, Tensor) and value.ndim == 4:
             prefix = str(name).removesuffix(_FIRST)
             state = {str(key).removeprefix(prefix): at for key, at in held.items() if str(key).startswith(prefix)}
+            if "norm.weight" not in state:  # where timm averages tokens, the same norm stands behind the average
+                state = {key.replace("fc_norm.", "norm."): at for key, at in state.items()}
             return {key: at for key, at in state.items() if key.split(".")[0] not in _HEADS and isinstance(at, Tensor)}
     return next((state for value in held.values() if (state := _encoder_state(value))), {})
 
