@@ -361,6 +361,19 @@ def test_maps_of_cells_are_no_slide(tmp_path: Path) -> None:
         Slide(tmp_path / "v.ome.zarr")
 
 
+def test_other_maps_may_stand_beside_a_picture(tmp_path: Path) -> None:
+    rgb = noise(24, 20)
+    more = np.moveaxis(np.concatenate([255 - rgb[..., :1], rgb[..., ::-1]], axis=-1), -1, 0)
+    group = zarr.open_group(tmp_path / "v.ome.zarr", mode="w", zarr_format=3)
+    group.create_array("0", shape=more.shape, chunks=(4, 16, 16), dtype="uint8")[:] = more
+    axes = [{"name": "c", "type": "channel"}] + [{"name": n, "type": "space", "unit": "micrometer"} for n in "yx"]
+    levels = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0, 0.5, 0.5]}]}]
+    own = {"model": {"name": "stainer"}, "channels": ["density", "blue", "green", "red"]}
+    ome = {"multiscales": [{"axes": axes, "datasets": levels}]}
+    group.attrs.update({"ome": ome, "wsiscore": own, "complete": True})
+    assert np.array_equal(Slide(tmp_path / "v.ome.zarr").read(Region(0, 0, 24, 20, 0.5)), rgb)
+
+
 def test_a_foreign_zarr_image_is_not_called_virtual(tmp_path: Path) -> None:
     write_virtual(tmp_path / "v.ome.zarr", 3, unit="nanometer")
     assert Slide(tmp_path / "v.ome.zarr", mpp=0.5).virtual is None

@@ -39,10 +39,12 @@ class ZarrSource(Source):
             raise SlideError(f"{path} is not a complete OME-Zarr image ({error!r})") from error
         first = self._arrays[0]
         own = attributes.get("wsiscore")
-        if axes != ["c", "y", "x"] or first.dtype != np.uint8 or first.shape[0] != 3:
+        channels = own.get("channels", _CHANNELS) if own else _CHANNELS
+        if axes != ["c", "y", "x"] or first.dtype != np.uint8 or first.shape[0] != len(channels):
             raise SlideError(f"{path} holds {first.dtype} {first.shape}; wanted red, green, blue of 8 bits")
-        if own and own.get("channels", _CHANNELS) != _CHANNELS:
-            raise SlideError(f"{path} holds maps of {', '.join(own['channels'])}; wanted red, green, blue")
+        if not set(channels).issuperset(_CHANNELS):
+            raise SlideError(f"{path} holds maps of {', '.join(channels)}; wanted red, green, blue")
+        self._planes = [channels.index(name) for name in _CHANNELS]  # others may stand beside them
         if own and not attributes.get("complete", True):
             raise SlideError(f"{path} is not finished; run the `wsiscore infer` that began it once more")
         self.levels = tuple(
@@ -60,7 +62,7 @@ class ZarrSource(Source):
             planes = self._arrays[level][:, y : y + height, x : x + width]
         except DECODE_ERRORS as error:
             raise self._undecodable(level, x, y, error) from error
-        return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
+        return np.ascontiguousarray(np.moveaxis(planes[self._planes], 0, -1))
 
 
 def is_virtual(path: Path) -> bool:
