@@ -35,11 +35,38 @@ def columns(cells: Cells) -> list[list[float]]:
 
 @some
 @given(
-    st.integers(0, 999), st.integers(20, 90), st.integers(20, 90), st.sampled_from([3, 20, 1000]), st.integers(5, 100)
+    st.integers(0, 999),
+    st.integers(20, 90),
+    st.integers(20, 90),
+    st.sampled_from([3, 20, 1000]),
+    st.integers(5, 100),
+    st.sampled_from([0.0, 0.3, 0.9]),
 )
-def test_blocks_change_nothing(tmp_path: Path, seed: int, height: int, width: int, levels: int, block: int) -> None:
+def test_blocks_change_nothing(
+    tmp_path: Path, seed: int, height: int, width: int, levels: int, block: int, smooth_um: float
+) -> None:
     mosaic = mosaic_of(tmp_path / f"{next(_counter)}.zarr", rough_maps(seed, height, width, levels), 24)
-    assert columns(find_cells(mosaic, block_px=block)) == columns(find_cells(mosaic, block_px=1000))
+    rules = CellRules(0.4, 1.5, smooth_um)
+    whole = find_cells(mosaic, rules=rules, block_px=1000)
+    assert columns(find_cells(mosaic, rules=rules, block_px=block)) == columns(whole)
+
+
+@given(st.floats(0.6, 2), st.integers(10, 50), st.integers(10, 50))
+@some
+def test_smoothing_makes_one_cell_of_two_hills_and_moves_no_single_one(
+    tmp_path: Path, smooth_um: float, x: int, y: int
+) -> None:
+    maps = np.zeros((4, 60, 60))
+    maps[0, y, x] = 1
+    mosaic = mosaic_of(tmp_path / f"{next(_counter)}.zarr", maps, 24)
+    only = find_cells(mosaic, rules=CellRules(0.001, 1.5, smooth_um))
+    assert (only.x_um.tolist(), only.y_um.tolist()) == ([(x + 0.5) * 0.5], [(y + 0.5) * 0.5])
+    rows, columns = np.mgrid[:60, :60]
+    hills = [np.exp(-((rows - y) ** 2 + (columns - x - aside) ** 2) / 4.5) for aside in (-2, 2)]
+    maps[0] = np.maximum(*hills)
+    mosaic = mosaic_of(tmp_path / f"{next(_counter)}.zarr", maps, 24)
+    assert len(find_cells(mosaic, rules=CellRules(0.2, 1.0))) == 2
+    assert len(find_cells(mosaic, rules=CellRules(0.2, 1.0, 1.0))) == 1
 
 
 @some

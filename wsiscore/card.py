@@ -35,6 +35,7 @@ _SPEC_KEYS = {
 _RULES_KEYS = {
     "threshold": _NUMBER,
     "radius_um": _NUMBER,
+    "smooth_um": _NUMBER,
     "boundary": _NUMBER,
     "least_area_um2": (*_NUMBER, type(None)),
 }

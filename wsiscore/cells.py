@@ -8,6 +8,7 @@ the maxima in its own core; a plateau that a block cuts is joined again by its p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
@@ -138,7 +139,8 @@ def find_cells(
         return _in_rois(_whole_cells(mosaic, rules, block_px, {} if found is None else found), rois)
     radius_px = max(1, round(rules.radius_um / mosaic.grid.mpp))
     find = delayed(_block_maxima)
-    tasks = [find(mosaic, block, radius_px, rules.threshold) for block in mosaic.blocks(block_px)]
+    sigma_px = rules.smooth_um / mosaic.grid.mpp
+    tasks = [find(mosaic, block, radius_px, sigma_px, rules.threshold) for block in mosaic.blocks(block_px)]
     maxima = _join(compute(*tasks, scheduler="threads"))
     return _in_rois(_to_cells(maxima, mosaic.grid.mpp, radius_px), rois)
 
@@ -158,10 +160,12 @@ def _whole_cells(mosaic: Mosaic, rules: CellRules, block_px: int, found: dict[st
     return cells.select(np.lexsort((x_px, y_px)))
 
 
-def _block_maxima(mosaic: Mosaic, block: Region, radius_px: int, threshold: float) -> _Maxima:
-    pad_x, pad_y = min(block.x, radius_px), min(block.y, radius_px)
-    width, height = block.width + 2 * radius_px, block.height + 2 * radius_px
-    maps = mosaic.read(block.x - radius_px, block.y - radius_px, width, height, _SUMS).astype(np.float32)
+def _block_maxima(mosaic: Mosaic, block: Region, radius_px: int, sigma_px: float, threshold: float) -> _Maxima:
+    halo = radius_px + _reach(sigma_px)
+    pad_x, pad_y = min(block.x, halo), min(block.y, halo)
+    width, height = block.width + 2 * halo, block.height + 2 * halo
+    maps = mosaic.read(block.x - halo, block.y - halo, width, height, _SUMS).astype(np.float32)
+    maps[0] = _smooth(maps[0], sigma_px)
     square = np.ones((2 * radius_px + 1, 2 * radius_px + 1), np.uint8)
     peak = (maps[0] == cv2.dilate(maps[0], square)) & (maps[0] > threshold)
     core = np.s_[pad_y : pad_y + block.height, pad_x : pad_x + block.width]
@@ -177,6 +181,21 @@ def _block_maxima(mosaic: Mosaic, block: Region, radius_px: int, threshold: floa
     x, y = x + block.x, y + block.y
     n = np.bincount(of, minlength=count).astype(np.int64)
     return _Maxima(n, total(x), total(y), values, x[edge], y[edge], of[edge].astype(np.int64))
+
+
+def _reach(sigma_px: float) -> int:
+    return math.ceil(3 * sigma_px)
+
+
+def _smooth(center: npt.NDArray[np.float32], sigma_px: float) -> npt.NDArray[np.float32]:
+    """Smooth a map in [0, 1], with 0 beyond its edge; in whole numbers, so that a pixel is the same in any block."""
+    if not sigma_px:
+        return center
+    side = 2 * _reach(sigma_px) + 1
+    whole = np.round(center * 65535).astype(np.uint16)
+    wide = cv2.copyMakeBorder(whole, *(side // 2,) * 4, cv2.BORDER_CONSTANT, value=0)
+    soft = cv2.GaussianBlur(wide, (side, side), sigma_px)[side // 2 : -(side // 2), side // 2 : -(side // 2)]
+    return soft.astype(np.float32) / np.float32(65535)
 
 
 def _join(parts: Sequence[_Maxima]) -> _Maxima:

@@ -56,6 +56,9 @@ class CellRules:
         the negative map at each pixel.
     radius_um
         Of centers: half the side of the square in which a cell is the highest point, in micrometres.
+    smooth_um
+        Of centers: standard deviation of the Gaussian that smooths the centre map first, in micrometres; 0 for none.
+        A large nucleus with two hills is one after it.
     boundary
         Of components: most that the boundary map may be at a cell's pixel, in [0, 1].
     least_area_um2
@@ -64,6 +67,7 @@ class CellRules:
 
     threshold: float = 0.5
     radius_um: float = 3.0
+    smooth_um: float = 0.0
     boundary: float = 80 / 255
     least_area_um2: float | None = None
 
@@ -72,6 +76,8 @@ class CellRules:
             raise ValueError(f"the threshold lies in [0, 1], got {self.threshold}")
         if not self.radius_um > 0:
             raise ValueError(f"the radius is a positive number of micrometres, got {self.radius_um}")
+        if not self.smooth_um >= 0:
+            raise ValueError(f"the smoothing is a number of micrometres, 0 or more, got {self.smooth_um}")
         if not 0 <= self.boundary <= 1:
             raise ValueError(f"the boundary's limit lies in [0, 1], got {self.boundary}")
         if self.least_area_um2 is not None and not self.least_area_um2 >= 0:
@@ -81,7 +87,7 @@ class CellRules:
         """Return by name the rules that this kind of output heeds, JSON-ready."""
         if output == "components":
             return {"threshold": self.threshold, "boundary": self.boundary, "least_area_um2": self.least_area_um2}
-        return {"threshold": self.threshold, "radius_um": self.radius_um}
+        return {"threshold": self.threshold, "radius_um": self.radius_um, "smooth_um": self.smooth_um}
 
 
 @dataclass(frozen=True, slots=True)
