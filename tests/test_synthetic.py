@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import openslide
 import pytest
@@ -216,3 +217,28 @@ def test_command_prints_the_path(tmp_path):
     result = CliRunner().invoke(render, [str(tmp_path), "--size", "600", "--index", "10", "--name", "a"])
     assert result.exit_code == 0
     assert result.output.strip() == str(tmp_path / "a.svs")
+
+
+def test_command_writes_pairs_and_their_nuclei(tmp_path):
+    words = ["--pairs", "2", "--stains", "he,segmentation", "--mpp", "0.5", "--index", "40", "--seed", "3"]
+    result = CliRunner().invoke(render, [str(tmp_path / "p"), *words])
+    assert result.exit_code == 0, result.output
+    assert result.output.strip() == str(tmp_path / "p")
+    for number in range(2):
+        name = f"rendered-{number:04d}"
+        assert cv2.imread(str(tmp_path / "p" / "he" / f"{name}.png")).shape == (512, 512, 3)
+        mask = cv2.imread(str(tmp_path / "p" / "segmentation" / f"{name}.png"))[..., ::-1]
+        truth = read_truth(tmp_path / "p" / "truth" / f"{name}.csv")
+        at = mask[(truth.y_um / 0.5).astype(int), (truth.x_um / 0.5).astype(int)]
+        assert (at[truth.positive, 2] == 0).all()
+        assert (at[~truth.positive, 0] == 0).all()
+        assert truth.positive[truth.kind == "tumour"].mean() == pytest.approx(0.4, abs=0.05)
+    first = (tmp_path / "p" / "he" / "rendered-0001.png").read_bytes()
+    CliRunner().invoke(render, [str(tmp_path / "again"), *words[:4], "--mpp", "0.5", "--index", "40", "--seed", "3"])
+    assert (tmp_path / "again" / "he" / "rendered-0001.png").read_bytes() == first
+
+
+def test_an_unknown_stain_is_a_usage_error(tmp_path):
+    result = CliRunner().invoke(render, [str(tmp_path), "--pairs", "1", "--stains", "he,pas"])
+    assert result.exit_code == 2
+    assert "'pas' is none of he, ihc" in result.output

@@ -18,7 +18,10 @@ def _stains(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
     return names
 
 
-@click.command(epilog="Example: wsiscore render samples --index 18 --size 3000 --seed 1")
+@click.command(
+    epilog="Example: wsiscore render samples --index 18 --size 3000 --seed 1\n\n"
+    "Example: wsiscore render held-back --pairs 2 --stains he,ihc --mpp 0.5 --seed 1"
+)
 @click.argument("folder", metavar="OUT", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--index", type=click.FloatRange(0, 100), help="Ki67 index, %; by default 20 of a slide, drawn for each pair."

@@ -111,6 +111,6 @@ def _formed(rng: np.random.Generator, nuclei: Nuclei, traits: Traits, form: floa
     return nuclei, replace(
         traits,
         hematoxylin=(traits.hematoxylin * (1 + _DARKER * more)).astype(np.float32),
-        grain=(traits.grain * (1 + _COARSER * more)).astype(np.float32),
+        grain=np.clip(traits.grain * (1 + _COARSER * more), None, np.maximum(traits.grain, 0.45)).astype(np.float32),
         nucleoli=nucleoli,
     )

@@ -116,7 +116,7 @@ def _paint_he(tissue: Tissue, camera: np.random.Generator) -> Picture:
     full = _undiminished(tissue.traits)
     strength = np.float32(camera.uniform(0.45, 0.65) / max(tissue.look.nuclear_od, 0.1))
     rng, (hematoxylin, unused, bare, _) = tissue._draw(
-        replace(full, hematoxylin=full.hematoxylin * strength, hollow=np.maximum(full.hollow, 0.25))
+        replace(full, hematoxylin=full.hematoxylin * strength, hollow=np.clip(full.hollow, 0.2, 0.6))
     )
     eosin = np.zeros(tissue.shape, np.float32)
     residual = tissue._ground(rng, look, eosin, unused, bare)
