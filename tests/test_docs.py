@@ -7,16 +7,21 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
+from contract import small
 
 from wsiscore.cli import main
-from wsiscore.generators import ihcscoregan
+from wsiscore.generators import family, ihcscoregan, names
+from wsiscore.models import Card, write_model
+from wsiscore.rendering import render_pair
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,10 +57,24 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         field = np.full((96, 96, 3), 0 if "masks" in name else 235, np.uint8)
         cv2.circle(field, (30, 40), 12, (0, 0, 255) if "masks" in name else (60, 90, 150), -1)
         cv2.imwrite(str(folder / name / "field.png"), field)
-    small = ihcscoregan.build(ihcscoregan.Config(width=4), ihcscoregan.SPEC, None, "cpu").weights()
-    state = {theirs: torch.from_numpy(small[ours]) for theirs, ours in ihcscoregan._published_names(4).items()}
+    net = ihcscoregan.build(ihcscoregan.Config(width=4), ihcscoregan.SPEC, None, "cpu").weights()
+    state = {theirs: torch.from_numpy(net[ours]) for theirs, ours in ihcscoregan._published_names(4).items()}
     torch.save({"genA2B": state}, folder / "IHCScoreGAN_40000.pt")
+    _put_he(folder)
     return folder
+
+
+def _put_he(folder: Path) -> None:
+    """Put an H&E slide there, and a model that paints: of the first family that does, small and untrained."""
+    (folder / "he").mkdir()
+    rgb = render_pair(np.random.default_rng(1), 512, 512, 0.5, ["he"]).pictures["he"]
+    size = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    tifffile.imwrite(folder / "he" / "case.ome.tif", rgb, photometric="rgb", metadata=size)
+    name, module = next((name, family(name)) for name in names() if family(name).SPEC.output == "image")
+    config = small(module.Config)
+    weights = module.build(config, module.SPEC, None, "cpu").weights()
+    card = Card("stainer", name, "1", "Untrained.", "none", "nothing", module.SPEC, asdict(config))
+    write_model(folder / "stainer", card, weights)
 
 
 def run(words: str, folder: Path) -> subprocess.CompletedProcess[str]:
