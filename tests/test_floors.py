@@ -15,7 +15,7 @@ FLOORS = [
     ["regions", "stain", "writing", "nets"],
     ["outlines", "generators"],
     ["running"],
-    ["pix2pix", "vit", "expression", "sources", "slide", "annotations", "card"],
+    ["pix2pix", "hasten", "published", "vit", "expression", "sources", "slide", "annotations", "card"],
     ["tissue", "tiles", "models"],
     ["mosaic"],
     ["inference", "components", "rois", "ome_tiff"],

@@ -72,6 +72,7 @@ class PairRecipe(ABC):
 
     def step(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
         """Take gradient step `number` and return its losses by name."""
+        self._number = number
         falling = max(self._steps * self.config.decay, 1)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
