@@ -385,3 +385,15 @@ def test_a_picture_that_cannot_be_rendered_must_be_given(tiny, tmp_path, monkeyp
     done = train_tiny("-o", tmp_path / "t")
     assert done.exit_code == 2
     assert "'pas' cannot be rendered" in done.output
+
+
+@pytest.mark.shared
+def test_published_strips_hold_six_aligned_pictures(shared):
+    names = ("ihc", "hematoxylin", "dapi", "lap2", "marker", "segmentation")
+    found = find_pairs(shared / "data" / "deepliif" / "pairs", names)
+    assert [one.slide for one in found] == ["Bladder1", "Lung1"]
+    batch = Pairs(names, tuple(found)).draws(None, batch=2, crop_px=256, seed=0, first=0)[0]
+    cells = (batch["segmentation"].amax(1) > 128).numpy()
+    assert (
+        batch["dapi"].float().mean(1).numpy()[cells].mean() > batch["dapi"].float().mean(1).numpy()[~cells].mean() * 2
+    )

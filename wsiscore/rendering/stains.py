@@ -99,7 +99,7 @@ def _paint_hematoxylin(tissue: Tissue, camera: np.random.Generator) -> Picture:
 
 def _paint_he(tissue: Tissue, camera: np.random.Generator) -> Picture:
     """Paint hematoxylin and eosin: dark nuclei, pink fibres, cytoplasm between pink and violet."""
-    violet = dye(camera, (0.54, 0.76, 0.34), (0.66, 0.70, 0.26), camera.random())
+    violet = dye(camera, (0.52, 0.76, 0.38), (0.61, 0.73, 0.31), camera.random())
     pink: Triple = dye(camera, (0.18, 0.91, 0.37), (0.30, 0.83, 0.46), camera.random())
     level = camera.uniform(238, 247)
     look = replace(
