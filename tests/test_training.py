@@ -401,7 +401,8 @@ class Knowing:
 
 def test_rules_are_those_that_find_the_rendered_nuclei(pool):
     rules = choose_rules(Knowing(pool), Sources(pool))
-    assert 0.3 < rules.threshold < 0.6
+    assert rules.threshold < 0.6  # as high as the nuclei are
+    assert rules.threshold > 0.3 or rules.smooth_um > 0  # either leaves the false peaks out
     assert rules.radius_um <= 4
 
 

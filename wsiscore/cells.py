@@ -165,7 +165,7 @@ def _block_maxima(mosaic: Mosaic, block: Region, radius_px: int, sigma_px: float
     pad_x, pad_y = min(block.x, halo), min(block.y, halo)
     width, height = block.width + 2 * halo, block.height + 2 * halo
     maps = mosaic.read(block.x - halo, block.y - halo, width, height, _SUMS).astype(np.float32)
-    maps[0] = _smooth(maps[0], sigma_px)
+    maps[0] = smooth_center(maps[0], sigma_px)
     square = np.ones((2 * radius_px + 1, 2 * radius_px + 1), np.uint8)
     peak = (maps[0] == cv2.dilate(maps[0], square)) & (maps[0] > threshold)
     core = np.s_[pad_y : pad_y + block.height, pad_x : pad_x + block.width]
@@ -187,8 +187,20 @@ def _reach(sigma_px: float) -> int:
     return math.ceil(3 * sigma_px)
 
 
-def _smooth(center: npt.NDArray[np.float32], sigma_px: float) -> npt.NDArray[np.float32]:
-    """Smooth a map in [0, 1], with 0 beyond its edge; in whole numbers, so that a pixel is the same in any block."""
+def smooth_center(center: npt.NDArray[np.float32], sigma_px: float) -> npt.NDArray[np.float32]:
+    """Smooth a centre map by a Gaussian.
+
+    Parameters
+    ----------
+    center
+        (H, W) in [0, 1]; 0 beyond its edge.
+    sigma_px
+        Standard deviation in pixels; 0 for none.
+
+    Returns
+    -------
+    (H, W) in [0, 1], computed in whole numbers, so that a pixel has the same value in any block.
+    """
     if not sigma_px:
         return center
     side = 2 * _reach(sigma_px) + 1

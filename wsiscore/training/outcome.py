@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from wsiscore.cells import smooth_center
 from wsiscore.generators import CellRules, Generator, GeneratorSpec, Recipe, family
 from wsiscore.models import Card, write_model
 from wsiscore.stain import Stain, dab_od_map
@@ -21,6 +24,7 @@ __all__ = ["Polarity", "check_polarity", "choose_rules", "write_trained"]
 
 _THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(4, 17))
 _RADII_UM = (2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
+_SMOOTH_UM = (0.0, 0.6, 1.2)
 _LOOKED_AT = 64  # tiles
 _LEAST_PX = 50  # of either class before their DAB is compared
 _CERTAIN = 1.2  # times as much DAB in one class as in the other
@@ -88,7 +92,8 @@ def choose_rules(generator: Generator, sources: Sources | Pairs) -> CellRules:
     if pool is None:
         return spec.rules
     fields = range(len(pool))
-    right, found = (np.zeros((len(_THRESHOLDS), len(_RADII_UM))) for _ in range(2))
+    tried = [CellRules(*each) for each in product(_THRESHOLDS, _RADII_UM, _SMOOTH_UM)]
+    right, found = np.zeros(len(tried)), np.zeros(len(tried))
     true = 0
     for number in fields[:: -(-len(fields) // _LOOKED_AT)]:
         rgb, cells = pool.field(number)
@@ -97,17 +102,27 @@ def choose_rules(generator: Generator, sources: Sources | Pairs) -> CellRules:
         center = center[spec.channels.index("center")]
         of = np.where(np.abs(cells[:side, :side]) < OTHERS, np.abs(cells[:side, :side]), 0)
         true += len(np.unique(of)) - 1
-        for column, radius_um in enumerate(_RADII_UM):
-            square = np.ones((2 * round(radius_um / spec.mpp) + 1,) * 2, np.uint8)
-            peaks = center == cv2.dilate(center, square)
-            for row, threshold in enumerate(_THRESHOLDS):
-                hit = of[peaks & (center > threshold)]
-                found[row, column] += len(hit)
-                right[row, column] += len(np.unique(hit[hit > 0]))
+        hits = {
+            (radius_um, smooth_um): _peaks(center, of, radius_um / spec.mpp, smooth_um / spec.mpp)
+            for radius_um, smooth_um in product(_RADII_UM, _SMOOTH_UM)
+        }
+        for row, rules in enumerate(tried):
+            height, hit = hits[rules.radius_um, rules.smooth_um]
+            hit = hit[height > rules.threshold]
+            found[row] += len(hit)
+            right[row] += len(np.unique(hit[hit > 0]))
     if not true:
         return spec.rules
-    row, column = divmod(int(np.argmax(right / (found + true))), len(_RADII_UM))
-    return CellRules(_THRESHOLDS[row], _RADII_UM[column])
+    return tried[int(np.argmax(right / (found + true)))]
+
+
+def _peaks(
+    center: npt.NDArray[np.float32], of: npt.NDArray[np.integer[Any]], radius_px: float, sigma_px: float
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.integer[Any]]]:
+    """Return the height of each peak, and the number of the nucleus under it, 0 for none."""
+    center = smooth_center(center, sigma_px)
+    peaks = (center == cv2.dilate(center, np.ones((2 * round(radius_px) + 1,) * 2, np.uint8))) & (center > 0)
+    return center[peaks], of[peaks]
 
 
 def write_trained(
