@@ -25,6 +25,7 @@ __all__ = ["train"]
 
 _TILE_PX = 256  # of tiles cut here from slides
 _COVERAGE = 0.5  # of such a tile's core inside the regions
+_SMALL = {"width": 8, "halvings": 5}  # ends of the names of options that make a network small, for examples
 
 
 _OPTIONS = (
@@ -40,7 +41,6 @@ _OPTIONS = (
     click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="An option of the family; repeat."),
     click.option("--steps", type=click.IntRange(1), default=10_000, show_default=True, help="Gradient steps."),
     click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Items a step and process."),
-    click.option("--crop", type=click.IntRange(32), default=256, show_default=True, help="Side of an item, px."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same training."),
     click.option("--start", metavar="NAME|FOLDER", help="Model of the family to start from."),
     click.option("--fields", type=click.IntRange(1), default=2000, show_default=True, help="Rendered fields."),
@@ -125,9 +125,15 @@ def _command(name: str) -> click.Command:
         config = _config(name, settings, card.config if card else {})
         click.echo(_run(name, config, list(options.paths_of(inputs)), out, card, **given))
 
-    for option in reversed(_OPTIONS if _pictures(name) else (*_OPTIONS, _MASKS)):
+    side_px = max(_TILE_PX, family(name).SPEC.multiple_px)
+    crop = click.option(
+        "--crop", type=click.IntRange(32), default=side_px, show_default=True, help="Side of an item, px."
+    )
+    own = (crop,) if _pictures(name) else (crop, _MASKS)
+    for option in reversed((*_OPTIONS, *own)):
         run = option(run)
-    small = "".join(f" --set {field.name}=8" for field in fields(family(name).Config) if field.name.endswith("width"))
+    config = [field.name for field in fields(family(name).Config)]
+    small = "".join(f" --set {key}={value}" for end, value in _SMALL.items() for key in config if key.endswith(end))
     given = "" if _pictures(name) else " slides/*.svs"
     example = f"Example: wsiscore train {name}{given} -o trial-{name}{small} --steps 4 --crop 64 --fields 4"
     return click.command(name, help=_help(name), epilog=example)(run)
