@@ -14,8 +14,17 @@ TILE_SIZES = (256, 512, 1024)  # what the command line offers
 
 
 def small(config_type):
-    """Return the family's default configuration, narrow wherever it has a width."""
-    return config_type(**{field.name: 8 for field in fields(config_type) if field.name.endswith("width")})
+    """Return the family's default configuration, narrow wherever it has a width, and shallow."""
+    names = [field.name for field in fields(config_type)]
+    return config_type(
+        **{name: 4 if name == "halvings" else 8 for name in names if name.endswith(("width", "halvings"))}
+    )
+
+
+def small_spec(module):
+    """Return the family's spec; where its small configuration halves a tile less often, for smaller tiles."""
+    halvings = getattr(small(module.Config), "halvings", None)
+    return module.SPEC if halvings is None else replace(module.SPEC, multiple_px=2**halvings, tile_px=128, margin_px=16)
 
 
 def tissue(batch, height, width, seed=0):
@@ -39,19 +48,23 @@ class GeneratorContract:
         return family(name)
 
     @pytest.fixture
-    def generator(self, module):
-        return module.build(small(module.Config), module.SPEC, None, "cpu")
+    def spec(self, module):
+        return small_spec(module)
 
     @pytest.fixture
-    def side(self, module):
+    def generator(self, module, spec):
+        return module.build(small(module.Config), spec, None, "cpu")
+
+    @pytest.fixture
+    def side(self, spec):
         """Return the smallest side that leaves a core, and some multiples, to keep the tests quick."""
-        multiple = module.SPEC.multiple_px
+        multiple = spec.multiple_px
         return multiple * max(1, 64 // multiple)
 
     def test_the_spec_is_that_of_the_family(self, name, module, generator):
+        assert generator.spec == small_spec(module)
         spec = module.SPEC
         assert spec.family == name
-        assert generator.spec == spec
         assert 0.1 <= spec.mpp <= 2
         assert any(size % spec.multiple_px == 0 for size in TILE_SIZES)
         assert spec.dtype == ("uint8" if spec.output == "image" else "float16")
@@ -62,11 +75,11 @@ class GeneratorContract:
         assert module.Config(**asdict(config)) == config
         json.dumps(asdict(config))
 
-    def test_a_tile_of_each_size_gives_maps_of_its_size(self, module, generator):
-        multiple = module.SPEC.multiple_px
-        for height, width in [(multiple, multiple), (2 * multiple, multiple), (module.SPEC.tile_px,) * 2]:
+    def test_a_tile_of_each_size_gives_maps_of_its_size(self, spec, generator):
+        multiple = spec.multiple_px
+        for height, width in [(multiple, multiple), (2 * multiple, multiple), (spec.tile_px,) * 2]:
             maps = generator(tissue(1, height, width))
-            assert maps.shape == (1, len(module.SPEC.channels), height, width)
+            assert maps.shape == (1, len(spec.channels), height, width)
             assert maps.dtype == np.float32
 
     def test_maps_lie_between_0_and_1_on_tissue_noise_and_bare_glass(self, generator, side):
@@ -93,7 +106,7 @@ class GeneratorContract:
         tiles = tissue(2, side, side)
         before = tiles.copy()
         first = generator(tiles)
-        again = module.build(small(module.Config), module.SPEC, None, "cpu")(tiles)
+        again = module.build(small(module.Config), generator.spec, None, "cpu")(tiles)
         np.testing.assert_array_equal(first, again)
         np.testing.assert_array_equal(tiles, before)
 
@@ -113,7 +126,7 @@ class GeneratorContract:
 
     def test_a_model_written_and_loaded_gives_the_same_maps(self, name, module, side, tmp_path):
         config = small(module.Config)
-        spec = replace(module.SPEC, rules=replace(module.SPEC.rules, threshold=0.625))
+        spec = replace(small_spec(module), rules=replace(module.SPEC.rules, threshold=0.625))
         generator = module.build(config, spec, None, "cpu")
         # A family with weights offers them by name, as `weights()`; moved, so that fresh ones would be noticed.
         weights = {key: value * 1.25 for key, value in getattr(generator, "weights", dict)().items()}
