@@ -85,8 +85,8 @@ class Config:
     synthetic: float = _option(0.0, "share of the later half's steps that learn from synthetic IHC, painted as we go")
 
     def __post_init__(self) -> None:
-        if min(self.width, self.judge_width) < 1 or self.halvings < 5 or self.blocks < 0:
-            raise ValueError(f"width is at least 1, halvings 5 and blocks 0, got {self}")
+        if min(self.width, self.judge_width) < 1 or self.halvings < 2 or self.blocks < 0:
+            raise ValueError(f"width is at least 1, halvings 2 and blocks 0, got {self}")
         if self.norm not in ("batch", "instance") or self.padding not in ("zeros", "reflect"):
             raise ValueError(f"norm is batch or instance and padding zeros or reflect, got {self}")
         if not all(0 <= share <= 1 for share in (self.decay, self.synthetic, self.dropout)):
