@@ -124,6 +124,18 @@ def test_the_card_decides_the_spec_not_the_family(model):
     assert spec.channels == ("center", "negative", "positive")
 
 
+def test_a_card_may_say_how_centres_are_smoothed_and_older_ones_do_not(model):
+    assert "smooth_um" not in json.loads((model / "card.json").read_text())["spec"]["rules"]
+    assert read_card(model).spec.rules.smooth_um == 0
+    edit(model, lambda data: data["spec"]["rules"].update(smooth_um=1.5))
+    card = read_card(model)
+    assert card.spec.rules.smooth_um == 1.5
+    assert read_card(write_model(model, card, None).folder).spec == card.spec
+    edit(model, lambda data: data["spec"]["rules"].update(boundary=0.3))
+    with pytest.raises(ModelError, match="'boundary' means nothing here"):
+        read_card(model)
+
+
 def test_half_precision_weights_serve_too(model):
     whole = load_model(model, "cpu").weights()
     write_model(model, CARD, {name: value.astype(np.float16) for name, value in whole.items()})

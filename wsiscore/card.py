@@ -158,7 +158,10 @@ def _read_spec(data: Mapping[str, Any], family_name: str, where: str) -> Generat
         spec = GeneratorSpec(**{**data, **own})
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ModelError(f"{where}: 'spec' is wrong: {error}") from error
-    _check(data["rules"], {name: _RULES_KEYS[name] for name in spec.rules.of(spec.output)}, f"{where}: 'spec.rules'")
+    heeded = list(spec.rules.of(spec.output))
+    if "radius_um" in heeded and "smooth_um" in data["rules"]:  # which older cards lack
+        heeded.append("smooth_um")
+    _check(data["rules"], {name: _RULES_KEYS[name] for name in heeded}, f"{where}: 'spec.rules'")
     try:
         return replace(spec, rules=CellRules(**data["rules"]))
     except ValueError as error:

@@ -87,7 +87,8 @@ class CellRules:
         """Return by name the rules that this kind of output heeds, JSON-ready."""
         if output == "components":
             return {"threshold": self.threshold, "boundary": self.boundary, "least_area_um2": self.least_area_um2}
-        return {"threshold": self.threshold, "radius_um": self.radius_um, "smooth_um": self.smooth_um}
+        smooth = {"smooth_um": self.smooth_um} if self.smooth_um else {}  # older cards and mosaics know nothing of it
+        return {"threshold": self.threshold, "radius_um": self.radius_um, **smooth}
 
 
 @dataclass(frozen=True, slots=True)
