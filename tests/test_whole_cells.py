@@ -8,11 +8,14 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from making import component_mosaic
 
 from wsiscore.cli import main
+from wsiscore.errors import MosaicError
 from wsiscore.generators import CellRules, GeneratorSpec
 from wsiscore.models import Card, read_card, write_model
 from wsiscore.mosaic import Mosaic
@@ -157,6 +160,27 @@ def test_other_maps_are_computed_and_kept_when_asked_for(
     assert row(run("score", slide, "--model", model, "-o", tmp_path)) == scored[1]
     assert row(run("score", mosaic.path, "-o", tmp_path)) == scored[1]
     assert len(runs) == n_runs, "the finished mosaic serves"
+
+
+def test_an_unfinished_mosaic_or_one_with_its_maps_exchanged_does_not_serve(tmp_path: Path) -> None:
+    tiles = component_mosaic(tmp_path / "other.zarr", np.zeros((40, 40, 3), np.uint8), 32).tiles
+    path, about = tmp_path / "m.zarr", {"output": "components"}
+
+    def create(*channels: str) -> Mosaic:
+        return Mosaic.create(path, tiles, channels, "float16", about)
+
+    mosaic = create("density", "positive", "boundary", "negative")
+    with pytest.raises(
+        MosaicError, match=r"is unfinished and holds more maps; finish it with --maps all, or delete it"
+    ):
+        create("positive", "boundary", "negative")
+    mosaic.finish()
+    assert create("positive", "boundary", "negative").channels == mosaic.channels
+    with pytest.raises(MosaicError, match=r"started with other settings \(channels\)"):
+        create("negative", "boundary", "positive")
+    about["output"] = "centers"
+    with pytest.raises(MosaicError, match=r"started with other settings \(channels, output\)"):
+        create("positive", "boundary", "negative")
 
 
 def test_a_card_holds_the_rules_that_its_cells_heed(model: Path) -> None:
