@@ -16,7 +16,7 @@ from scipy import ndimage as ndi
 
 from wsiscore import generators
 from wsiscore.cli import main
-from wsiscore.errors import OutputError, SlideError
+from wsiscore.errors import ModelError, OutputError, SlideError
 from wsiscore.models import load_model, read_card
 from wsiscore.rendering import STAINS, Layout, render_pair
 from wsiscore.rendering.svs import write_svs
@@ -252,6 +252,8 @@ def build(config, spec, weights, device):
 
 
 class recipe:
+    multiple_px = 4
+
     def __init__(self, config, *, steps, seed, device, tiles, start):
         assert tiles is False
         self.mix = torch.eye(3, requires_grad=True)
@@ -295,6 +297,13 @@ def tiny(tmp_path, monkeypatch):
 def losses(folder):
     with (folder / LOSSES).open() as file:
         return [float(row["l1"]) for row in csv.DictReader(file)]
+
+
+def test_a_side_that_the_family_cannot_take_is_refused(tiny, pool, tmp_path):
+    with pytest.raises(ModelError, match="a multiple of 4 px, got 30 px; give another --crop"):
+        train(
+            tmp_path, TrainSettings("tinypair", {"rate": 0.1}, 1, 1, 30, 0), Pairs(tiny.PAIRS, pool=pool), device="cpu"
+        )
 
 
 def test_a_training_goes_on_exactly_where_it_stopped(tiny, pool, tmp_path, monkeypatch):

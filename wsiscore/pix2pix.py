@@ -42,6 +42,8 @@ class PairRecipe(ABC):
     """Names of the input and of the picture to paint."""
     gan_loss: ClassVar[Literal["squares", "vanilla"]]
     """As in `wsiscore.nets.judged`."""
+    multiple_px: int
+    """As in `wsiscore.generators.Recipe`; `make` may set it."""
 
     def __init__(
         self, config: Any, *, steps: int, seed: int, device: str, tiles: bool, start: Mapping[str, Any] | None

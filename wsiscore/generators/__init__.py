@@ -218,6 +218,8 @@ class Recipe(Protocol):
     targets: TargetRules
     """Of a family without `Family.PAIRS`."""
     optimisers: list[Any]
+    multiple_px: int
+    """The side of what it learns from must be a multiple of this."""
 
     def step(self, batch: Mapping[str, Any], number: int) -> Mapping[str, Any]:
         """Take gradient step `number`, from 0, and return its losses by name."""

@@ -201,6 +201,8 @@ class Recipe:
     Parameters as in `wsiscore.generators.Family.recipe`; `tiles` changes nothing.
     """
 
+    multiple_px = SPEC.multiple_px
+
     def __init__(
         self, config: Config, *, steps: int, seed: int, device: str, tiles: bool, start: Mapping[str, Any] | None
     ) -> None:

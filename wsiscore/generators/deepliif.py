@@ -229,7 +229,7 @@ class Recipe(PairRecipe):
 
     def make(self) -> dict[str, nn.Module]:
         """Return the generators and their discriminators, and those of synthetic IHC."""
-        self._all = Networks(self.config)
+        self._all, self.multiple_px = Networks(self.config), 2**self.config.halvings
         seen = 3 * len(self._all.shares) if self._all.joint else 3
         segmenters = {f"segmentation_{name}": seen for name in self._all.segmenters}
         judge = self._judges(dict.fromkeys(MODALITIES, 3) | segmenters)

@@ -205,6 +205,8 @@ class Recipe:
     alone. Parameters as in `wsiscore.generators.Family.recipe`.
     """
 
+    multiple_px = SPEC.multiple_px
+
     def __init__(
         self, config: Config, *, steps: int, seed: int, device: str, tiles: bool, start: Mapping[str, Any] | None
     ) -> None:

@@ -102,9 +102,11 @@ def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None
     network = fresh(lambda: _generator(config))
     if weights is not None:
         fill(network, weights, _in_words(config))
-    if config.generator == "unet":
-        spec = replace(spec, multiple_px=2**_UNET_HALVINGS)
-    return NetworkGenerator(network, spec, device)
+    return NetworkGenerator(network, replace(spec, multiple_px=_multiple_px(config)), device)
+
+
+def _multiple_px(config: Config) -> int:
+    return 2**_UNET_HALVINGS if config.generator == "unet" else SPEC.multiple_px
 
 
 def halved(pictures: Tensor) -> Tensor:
@@ -142,6 +144,7 @@ class Recipe(PairRecipe):
 
     def make(self) -> dict[str, nn.Module]:
         """Return the generator and the PatchGAN that sees H&E beside IHC."""
+        self.multiple_px = _multiple_px(self.config)
         judge = PatchJudge(self.config.judge_width, 6, nn.BatchNorm2d)
         return {"generator": _generator(self.config), "judge": judge}
 

@@ -221,6 +221,7 @@ class Recipe(PairRecipe):
 
     pair = PAIRS
     gan_loss = "squares"
+    multiple_px = SPEC.multiple_px
 
     def what(self) -> str:
         """Return the generator in words, for an error text."""

@@ -270,8 +270,8 @@ def _method(score: SlideScore, run: Mapping[str, Any]) -> str:
     smoothed = f", smoothed by {settings['smooth_um']:g} µm," if settings.get("smooth_um") else ""
     if "threshold" in settings and "radius_um" in settings:
         rules = (
-            f" A cell is where the model's map of cell centres{smoothed} is highest within {settings['radius_um']:g} µm "
-            f"and above {settings['threshold']:g}."
+            f" A cell is where the model's map of cell centres{smoothed} is highest within {settings['radius_um']:g} "
+            f"µm and above {settings['threshold']:g}."
         )
     elif "least_area_um2" in settings:
         rules = (

@@ -104,7 +104,8 @@ def train(
     OutputError
         If the folder holds a training of other settings, or cannot be written.
     ModelError
-        If there is no such family, it cannot be trained, the device is missing or `start` does not fit.
+        If there is no such family, it cannot be trained, the device is missing, or `start` or the side of an item
+        does not fit.
     """
     with _processes(device) as (rank, world, device):
         recipe = _recipe(settings, sources, start, device)
@@ -134,7 +135,7 @@ def _recipe(settings: TrainSettings, sources: Sources | Pairs, start: Path | Non
         if read_card(start).family != settings.family:
             raise ModelError(f"{start} is of the family {read_card(start).family!r}, wanted {settings.family!r}")
         weights = getattr(load_model(start, "cpu"), "weights", dict)()
-    return module.recipe(
+    recipe = module.recipe(
         module.Config(**settings.config),
         steps=settings.steps,
         seed=settings.seed,
@@ -142,6 +143,12 @@ def _recipe(settings: TrainSettings, sources: Sources | Pairs, start: Path | Non
         tiles=bool(sources.tiles),
         start=weights,
     )
+    if settings.crop_px % recipe.multiple_px:
+        raise ModelError(
+            f"{settings.family!r} as it is set learns from squares whose side is a multiple of {recipe.multiple_px} px,"
+            f" got {settings.crop_px} px; give another --crop"
+        )
+    return recipe
 
 
 class _Run:
