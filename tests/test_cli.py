@@ -130,7 +130,7 @@ def test_jobs_that_share_a_folder_end_with_the_table_of_all(rendered: Path, tmp_
 
 
 def test_cells_as_csv_and_tiles_as_png(rendered: Path, tmp_path: Path) -> None:
-    assert run("score", rendered, "--csv", "-o", tmp_path).exit_code == 0
+    assert run("score", rendered, "--model", "hdab", "--csv", "-o", tmp_path).exit_code == 0
     assert next(csv.DictReader(io.StringIO((tmp_path / "rendered" / "cells.csv").read_text())))["class"] in (
         "positive",
         "negative",
@@ -292,7 +292,7 @@ def test_what_is_broken_is_one_row_with_its_reason(rendered: Path, tmp_path: Pat
 
 def test_the_others_go_on(rendered: Path, scored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     (bad,) = _text_named_svs(tmp_path, rendered)
-    done = run("score", bad, rendered, "-o", tmp_path / "out")
+    done = run("score", bad, rendered, "--model", "hdab", "-o", tmp_path / "out")
     assert done.exit_code == 1
     assert [row["call"].split(":")[0] for row in rows(done)] == ["error", scored[1]["call"]]
     assert rows(done)[1] == scored[1]
@@ -343,7 +343,17 @@ def test_a_full_disk_is_one_line_and_nothing_finished_is_lost(
     """The system refuses files over 64 KiB, as a full disk refuses any."""
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run(
-        [sys.executable, "-c", "from wsiscore.cli import main; main()", "score", str(rendered), "-o", str(tmp_path)],
+        [
+            sys.executable,
+            "-c",
+            "from wsiscore.cli import main; main()",
+            "score",
+            str(rendered),
+            "--model",
+            "hdab",
+            "-o",
+            str(tmp_path),
+        ],
         env=env,
         capture_output=True,
         text=True,
@@ -353,7 +363,7 @@ def test_a_full_disk_is_one_line_and_nothing_finished_is_lost(
     assert done.returncode == 1
     assert "error: cannot write" in done.stdout
     assert "Traceback" not in done.stderr
-    assert rows(run("score", rendered, "-o", tmp_path)) == [scored[1]]
+    assert rows(run("score", rendered, "--model", "hdab", "-o", tmp_path)) == [scored[1]]
 
 
 class _Bomb:

@@ -20,6 +20,7 @@ from wsiscore import generators
 from wsiscore.cli import main
 from wsiscore.errors import SlideError
 from wsiscore.inference import infer
+from wsiscore.models import default_model
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.ome_tiff import write_ome_tiff
 from wsiscore.regions import Region, Roi
@@ -87,7 +88,7 @@ def test_two_commands_give_a_report_that_says_what_it_is_of(two_commands: tuple[
     out, scored = two_commands
     (line,) = csv.DictReader(scored.stdout.splitlines(), delimiter="\t")
     assert line in csv.DictReader((out / "scores.csv").read_text(encoding="utf-8").splitlines())
-    assert (line["slide"], line["model"]) == ("case 7.ome-virtual", "hdab on virtual blue-to-brown")
+    assert (line["slide"], line["model"]) == ("case 7.ome-virtual", f"{default_model()} on virtual blue-to-brown")
     assert float(line["area_mm2"]) == pytest.approx(190 * 210 / 1e6, abs=1e-3)
     assert int(line["positive"]) > 0
     assert int(line["negative"]) > 0
@@ -115,7 +116,7 @@ def test_a_cohort_remembers_which_of_its_slides_are_virtual(
     out, _ = two_commands
     assert run("score", rendered, "-o", out).exit_code == 0
     rows = list(csv.DictReader((out / "scores.csv").read_text(encoding="utf-8").splitlines()))
-    assert [row["model"] for row in rows] == ["hdab", "hdab on virtual blue-to-brown"]
+    assert [row["model"] for row in rows] == [default_model(), f"{default_model()} on virtual blue-to-brown"]
     assert "1 of 2 scored slides" in (out / "index.html").read_text(encoding="utf-8")
 
 
@@ -161,7 +162,7 @@ def test_the_ome_tiff_is_the_virtual_stain(two_commands: tuple[Path, Result], ru
     one.close()
     other.close()
     scored = run("score", path, "-o", tmp_path)
-    assert "\thdab on virtual blue-to-brown\t" in scored.stdout
+    assert f"\t{default_model()} on virtual blue-to-brown\t" in scored.stdout
 
 
 @pytest.mark.parametrize(("width", "height"), [(1301, 700), (40, 30), (512, 1024)])

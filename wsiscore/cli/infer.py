@@ -11,7 +11,7 @@ from wsiscore.cli import options
 __all__ = ["infer"]
 
 
-@click.command(epilog="\b\nExample: wsiscore infer slides/*.svs --model hdab -o results")
+@click.command(epilog="\b\nExample: wsiscore infer slides/*.svs --model ihcscoregan -o results")
 @options.of_slides
 @options.of_model
 @click.option("--ome-tiff", is_flag=True, help="Write a virtual stain as pyramidal OME-TIFF too, without loss.")

@@ -12,7 +12,9 @@ from wsiscore.cli import options
 __all__ = ["tile"]
 
 
-@click.command(epilog="\b\nExample: ls slides/*.svs | wsiscore tile - --size 512 | wsiscore infer - --model hdab")
+@click.command(
+    epilog="\b\nExample: ls slides/*.svs | wsiscore tile - --size 256 | wsiscore infer - --model ihcscoregan"
+)
 @options.of_slides
 @click.option(
     "--at", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True, help="Scale of the tiles, µm/px."
