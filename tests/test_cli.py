@@ -179,7 +179,8 @@ def test_a_cluster_gives_the_same_table(rendered: Path, scored: tuple[Path, dict
     assert whole == scored[1]
 
 
-def test_no_cluster_says_so(rendered: Path, tmp_path: Path) -> None:
+def test_no_cluster_says_so(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsiscore.cohort._ANSWERS_WITHIN", "1s")
     done = run("score", rendered, "--cluster", "tcp://127.0.0.1:1", "-o", tmp_path)
     assert done.exit_code == 1
     assert "no dask scheduler answers at tcp://127.0.0.1:1" in done.stderr

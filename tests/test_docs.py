@@ -22,6 +22,7 @@ from wsiscore.cli import main
 from wsiscore.generators import family, ihcscoregan, names
 from wsiscore.models import Card, write_model
 from wsiscore.rendering import render_pair
+from wsiscore.synthetic import render_slide
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -48,10 +49,8 @@ def shown_in_help() -> list[str]:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with all that the commands speak of; they run in it one after the other."""
     folder = tmp_path_factory.mktemp("desk")
-    (folder / "slides").mkdir()
     (folder / "clinical.csv").write_text("slide,ki67\nlow,10\n")
-    for suffix in ("svs", "geojson", "truth.csv"):
-        shutil.copy(ROOT / "sample_slides" / f"low.{suffix}", folder / "slides")
+    render_slide(folder / "slides", "low", index=6, width_px=1200, height_px=1200)
     for name in ("ihc", "virtual", "masks", "found-masks"):  # one field each, as a stain and as a mask of classes
         (folder / name).mkdir()
         field = np.full((96, 96, 3), 0 if "masks" in name else 235, np.uint8)

@@ -16,6 +16,8 @@ from wsiscore.sources import VirtualStain
 
 __all__ = ["fields_of", "score_slides", "write_cohort"]
 
+_ANSWERS_WITHIN = "10s"  # a scheduler that is there
+
 
 def score_slides(
     paths: Iterable[Path], settings: Settings, *, cluster: str | None = None, progress: bool = False
@@ -45,7 +47,7 @@ def score_slides(
     from distributed import Client
 
     try:
-        client = Client(cluster, timeout="10s")
+        client = Client(cluster, timeout=_ANSWERS_WITHIN)
     except (OSError, ValueError) as error:
         raise WsiscoreError(
             f"no dask scheduler answers at {cluster} ({error}); start one with `dask scheduler`"

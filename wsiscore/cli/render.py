@@ -19,7 +19,7 @@ def _stains(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
 
 
 @click.command(
-    epilog="Example: wsiscore render samples --index 18 --size 3000 --seed 1\n\n"
+    epilog="Example: wsiscore render samples --index 18 --size 1000 --seed 1\n\n"
     "Example: wsiscore render held-back --pairs 2 --stains he,ihc --mpp 0.5 --seed 1"
 )
 @click.argument("folder", metavar="OUT", type=click.Path(file_okay=False, path_type=Path))

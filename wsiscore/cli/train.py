@@ -135,7 +135,7 @@ def _command(name: str) -> click.Command:
     config = [field.name for field in fields(family(name).Config)]
     small = "".join(f" --set {key}={value}" for end, value in _SMALL.items() for key in config if key.endswith(end))
     given = "" if _pictures(name) else " slides/*.svs"
-    example = f"Example: wsiscore train {name}{given} -o trial-{name}{small} --steps 4 --crop 64 --fields 4"
+    example = f"Example: wsiscore train {name}{given} -o trial-{name}{small} --steps 2 --batch 1 --crop 64 --fields 1"
     return click.command(name, help=_help(name), epilog=example)(run)
 
 
