@@ -18,7 +18,7 @@ from wsiscore.generators import CellRules
 from wsiscore.regions import Roi
 
 _counter = itertools.count()
-some = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def rough_maps(seed: int, height: int, width: int, levels: int) -> npt.NDArray[np.float64]:

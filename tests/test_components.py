@@ -20,7 +20,7 @@ from wsiscore.generators import CellRules
 from wsiscore.regions import Roi
 
 _counter = itertools.count()
-some = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 RULES = CellRules(threshold=120 / 255)
 BIG, SMALL, NONE = (200, 0, 40), (40, 0, 200), (0, 0, 0)

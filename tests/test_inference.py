@@ -192,6 +192,6 @@ def test_a_run_killed_again_and_again_ends_with_the_bytes_of_one_left_alone(tmp_
         return subprocess.run(command, env={**os.environ, "PYTHONPATH": search}, check=False).returncode
 
     assert run("whole", 1000) == 0
-    exits = [run("killed", lives) for lives in (0, 1, 4, 5, 1000)]
-    assert exits == [-signal.SIGKILL] * 4 + [0]
+    exits = [run("killed", lives) for lives in (0, 4, 1000)]
+    assert exits == [-signal.SIGKILL] * 2 + [0]
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
