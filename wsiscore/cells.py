@@ -29,7 +29,7 @@ from wsiscore.generators import CellRules
 from wsiscore.mosaic import Mosaic
 from wsiscore.regions import Region, Roi, inside
 
-__all__ = ["Cells", "find_cells"]
+__all__ = ["Cells", "find_cells", "smooth_center"]
 
 _BLOCK_PX = 1024
 _SUMS = ("center", "positive", "negative", "dab_od")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wsiscore.errors import ModelError
 from wsiscore.nets import ResNet, descend, judged
-from wsiscore.running import fill, fresh, pick_device, read_checkpoint
+from wsiscore.running import Learner, fill, fresh, pick_device, read_checkpoint
 
 __all__ = ["PairRecipe", "read_resnet"]
 
@@ -24,7 +24,7 @@ _FILE = "latest_net_G.pth"
 _FIRST = "model.1.weight"
 
 
-class PairRecipe(ABC):
+class PairRecipe(Learner, ABC):
     """The frame of a conditional adversarial training on aligned pictures; a family adds its networks and losses.
 
     Every network has its Adam. What a step draws is a function of the seed and the step's number.
@@ -113,33 +113,12 @@ class PairRecipe(ABC):
         """Take one step of one network down a loss."""
         descend(self._optimiser[name], loss)
 
-    def mixed(self) -> torch.autocast:
-        """Return the context in which networks run."""
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda")
-
     @contextmanager
     def _drawing(self, number: int) -> Iterator[None]:
         """Draw what a step leaves out from its number, so that a resumed training draws the same."""
         with torch.random.fork_rng([torch.cuda.current_device()] if self._device.type == "cuda" else []):
             torch.manual_seed(self._seed * 1_000_003 + number)
             yield
-
-    def _unit(self, pictures: Tensor) -> Tensor:
-        at = pictures.to(self._device, memory_format=torch.channels_last, non_blocking=True)
-        return at.float() / 127.5 - 1
-
-    def state(self) -> dict[str, Any]:
-        """Return the weights and the optimisers' moments."""
-        return {
-            "networks": self.networks.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        self.networks.load_state_dict(state["networks"])
-        for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(held)
 
     def weights(self) -> dict[str, Any]:
         """Return the generator's weights, which is what a model stores."""

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wsiscore.errors import ModelError
 from wsiscore.generators import GeneratorSpec
 
-__all__ = ["NetworkGenerator", "fill", "fresh", "pick_device", "read_checkpoint"]
+__all__ = ["Learner", "NetworkGenerator", "fill", "fresh", "pick_device", "read_checkpoint"]
 
 Network = TypeVar("Network", bound=nn.Module)
 _BROKEN = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
@@ -89,6 +89,36 @@ class NetworkGenerator:
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """Return a copy of the network's weights, by name, as a model folder stores them."""
         return {name: value.detach().cpu().numpy().copy() for name, value in self._network.state_dict().items()}
+
+
+class Learner:
+    """What the recipes of torch networks share: bytes in, mixed precision, and a state to go on from."""
+
+    networks: nn.ModuleDict
+    optimisers: list[torch.optim.Optimizer]
+    _device: torch.device
+
+    def _unit(self, pictures: Tensor) -> Tensor:
+        """Return (B, C, H, W) uint8 pictures on the device, in [-1, 1]."""
+        at = pictures.to(self._device, memory_format=torch.channels_last, non_blocking=True)
+        return at.float() / 127.5 - 1
+
+    def mixed(self) -> torch.autocast:
+        """Return the context in which networks run."""
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda")
+
+    def state(self) -> dict[str, Any]:
+        """Return the weights and the optimisers' moments."""
+        return {
+            "networks": self.networks.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.networks.load_state_dict(state["networks"])
+        for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(held)
 
 
 def pick_device(name: str = "auto") -> str:

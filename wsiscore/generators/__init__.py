@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, runtime_checkable
@@ -31,6 +31,7 @@ __all__ = [
     "TargetRules",
     "family",
     "names",
+    "option",
 ]
 
 GROUP = "wsiscore.generators"
@@ -276,6 +277,11 @@ class Family(Protocol):
 
         It runs where batches are drawn, in processes without torch. Families without such pictures leave this out.
         """
+
+
+def option(default: Any, text: str) -> Any:
+    """Return a field of a `Config` with its default and what the command line's help says of it."""
+    return field(default=default, metadata={"help": text})
 
 
 def _plugins() -> dict[str, str]:

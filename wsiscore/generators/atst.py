@@ -22,7 +22,7 @@ No program is followed. Where the paper is silent the simplest is done:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,9 +35,9 @@ from torch.nn.functional import adaptive_avg_pool2d, l1_loss
 
 from wsiscore.errors import ModelError
 from wsiscore.expression import MASK_SIGMA_PX, blurred, closed, dark, nuclei_count, soft_mask
-from wsiscore.generators import GeneratorSpec
+from wsiscore.generators import GeneratorSpec, option
 from wsiscore.nets import PatchJudge, UNet, descend, judged
-from wsiscore.running import NetworkGenerator, fill, fresh, pick_device, read_checkpoint
+from wsiscore.running import Learner, NetworkGenerator, fill, fresh, pick_device, read_checkpoint
 from wsiscore.stain import Stain
 from wsiscore.vit import PRETRAINED_PX, TransformerUNet, VisionTransformer
 
@@ -63,40 +63,36 @@ _LEAST_DARK = 1 - 10**-0.15
 _COUNTED_PX = 64.0
 
 
-def _option(default: Any, help: str) -> Any:  # noqa: A002 - what the command line calls it
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True, slots=True)
 class Config:
     """The generators' size, and how they are trained; each field's metadata says what it is."""
 
-    generator: Literal["transformer", "unet"] = _option(
+    generator: Literal["transformer", "unet"] = option(
         "transformer", "what paints IHC; unet is the ablation of table 2"
     )
-    width: int = _option(64, "channels of decoder and U-Net at full size; deeper levels have up to 8 times as many")
-    encoder_width: int = _option(768, "channels of a token")
-    depth: int = _option(12, "blocks of the transformer, a multiple of 4")
-    heads: int = _option(0, "heads of each attention; 0: one for each 64 channels of a token")
-    token_px: int = _option(16, "side of the square that becomes a token: 8 or 16")
-    blocks: int = _option(5, "residual blocks at the bottleneck; 0 is the ablation of table 3")
-    skips: bool = _option(True, "join earlier tokens and the picture to the decoder; no is the ablation of table 3")
-    reverse: bool = _option(False, "run the model the other way, from IHC to H&E; changes nothing in training")
-    rate: float = _option(2e-4, "learning rate")
-    decay: float = _option(0.5, "share at the end of the steps in which the learning rate falls to 0")
-    adversarial: float = _option(1.0, "weight of the discriminators' verdict")
-    cycle: float = _option(5.0, "weight of cycle consistency, the paper's alpha")
-    structure: float = _option(1.0, "weight of 1 - SSIM within it")
-    location: float = _option(
+    width: int = option(64, "channels of decoder and U-Net at full size; deeper levels have up to 8 times as many")
+    encoder_width: int = option(768, "channels of a token")
+    depth: int = option(12, "blocks of the transformer, a multiple of 4")
+    heads: int = option(0, "heads of each attention; 0: one for each 64 channels of a token")
+    token_px: int = option(16, "side of the square that becomes a token: 8 or 16")
+    blocks: int = option(5, "residual blocks at the bottleneck; 0 is the ablation of table 3")
+    skips: bool = option(True, "join earlier tokens and the picture to the decoder; no is the ablation of table 3")
+    reverse: bool = option(False, "run the model the other way, from IHC to H&E; changes nothing in training")
+    rate: float = option(2e-4, "learning rate")
+    decay: float = option(0.5, "share at the end of the steps in which the learning rate falls to 0")
+    adversarial: float = option(1.0, "weight of the discriminators' verdict")
+    cycle: float = option(5.0, "weight of cycle consistency, the paper's alpha")
+    structure: float = option(1.0, "weight of 1 - SSIM within it")
+    location: float = option(
         60.0, "weight of the positive region's error, L1; table 2 sets this and the next four to 0"
     )
-    dense: float = _option(10.0, "weight of the most positive patches' error, L2")
-    sparse: float = _option(10.0, "weight of the least positive patches' error, L3")
-    intensity: float = _option(20.0, "weight of the positive region's mean intensity, L4")
-    nuclei: float = _option(1.0, "weight of the number of positive nuclei, L5")
-    patches: int = _option(8, "patches along a side for L2 and L3, at least 2")
-    closing_px: int = _option(5, "reach of the masks' closing, larger for sections that lie less well on each other")
-    judge_width: int = _option(64, "channels of the first layer of the discriminators")
+    dense: float = option(10.0, "weight of the most positive patches' error, L2")
+    sparse: float = option(10.0, "weight of the least positive patches' error, L3")
+    intensity: float = option(20.0, "weight of the positive region's mean intensity, L4")
+    nuclei: float = option(1.0, "weight of the number of positive nuclei, L5")
+    patches: int = option(8, "patches along a side for L2 and L3, at least 2")
+    closing_px: int = option(5, "reach of the masks' closing, larger for sections that lie less well on each other")
+    judge_width: int = option(64, "channels of the first layer of the discriminators")
 
     def __post_init__(self) -> None:
         if self.generator not in ("transformer", "unet"):
@@ -195,7 +191,7 @@ def ssim(pictures: Tensor, wanted: Tensor) -> Tensor:
     return ((2 * product + 1e-4) * (2 * covariance + 9e-4) / ((squares + 1e-4) * (variances + 9e-4))).mean()
 
 
-class Recipe:
+class Recipe(Learner):
     """CycleGAN's objective with SSIM in the cycle and the five auxiliary tasks (eq. 2 to 6).
 
     Parameters as in `wsiscore.generators.Family.recipe`; `tiles` changes nothing.
@@ -231,7 +227,7 @@ class Recipe:
         he, ihc = self._unit(batch["he"]), self._unit(batch["ihc"])
         mask, cut = (batch[name].to(self._device, non_blocking=True).float() / 255 for name in ("mask", "cut"))
         self._judges.requires_grad_(False)
-        with self._mixed():
+        with self.mixed():
             fakes = {"ihc": both.to_ihc(he), "he": both.to_he(ihc)}
             back_he, back_ihc = both.to_he(fakes["ihc"]), both.to_ihc(fakes["he"])
             losses = {"adversarial": config.adversarial * self._verdict(fakes, real=True)}
@@ -239,7 +235,7 @@ class Recipe:
         losses |= self._auxiliary(fakes["ihc"], ihc, mask, cut)
         descend(self.optimisers[0], sum(losses.values()))
         self._judges.requires_grad_(True)
-        with self._mixed():
+        with self.mixed():
             seen = self._verdict({"ihc": ihc, "he": he}, real=True)
             caught = self._verdict({stain: fake.detach() for stain, fake in fakes.items()}, real=False)
             losses["judges"] = (seen + caught) / 2
@@ -277,33 +273,13 @@ class Recipe:
     def _verdict(self, pictures: Mapping[str, Tensor], *, real: bool) -> Tensor:
         return torch.stack([judged(self.networks[f"judge_{s}"](at), real=real) for s, at in pictures.items()]).sum()
 
-    def _unit(self, pictures: Tensor) -> Tensor:
-        at = pictures.to(self._device, memory_format=torch.channels_last, non_blocking=True)
-        return at.float() / 127.5 - 1
-
-    def _mixed(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda")
-
-    def state(self) -> dict[str, Any]:
-        """Return the weights and the optimisers' moments."""
-        return {
-            "networks": self.networks.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        self.networks.load_state_dict(state["networks"])
-        for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(held)
-
     def weights(self) -> dict[str, Any]:
         """Return the weights of both generators, which is what a model stores."""
         return {name: value.detach().cpu().numpy().copy() for name, value in self._both.state_dict().items()}
 
     def show(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return H&E, IHC, virtual IHC, and virtual H&E."""
-        with torch.inference_mode(), self._mixed():
+        with torch.inference_mode(), self.mixed():
             shown = {stain: self._unit(batch[stain]) for stain in PAIRS}
             shown |= {"virtual_ihc": self._both.to_ihc(shown["he"]), "virtual_he": self._both.to_he(shown["ihc"])}
         return {name: ((at.float() + 1) * 127.5).round().to("cpu", torch.uint8) for name, at in shown.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,7 +22,7 @@ from torch.nn.functional import smooth_l1_loss
 from torch.nn.utils.parametrizations import spectral_norm
 
 from wsiscore.errors import ModelError
-from wsiscore.generators import CellRules, GeneratorSpec
+from wsiscore.generators import CellRules, GeneratorSpec, option
 from wsiscore.hasten import hasten
 from wsiscore.nets import InstanceNorm, PatchJudge, ResNet, SampleNorm, UNet, judged
 from wsiscore.pix2pix import PairRecipe
@@ -56,33 +56,29 @@ _NEG_TO_POS = (0.5, 0.7, 0.9)  # of a mask's negative cells, in synthetic pairs
 _IHC_FROM = 7  # channels that IHC is painted from: grey hematoxylin, DAPI, segmentation
 
 
-def _option(default: Any, help: str) -> Any:  # noqa: A002 - what the command line calls it
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True, slots=True)
 class Config:
     """The networks' size, and how they are trained; each field's metadata says what it is."""
 
-    width: int = _option(64, "channels of the first level of every generator")
-    halvings: int = _option(9, "of the U-Nets; a tile's side is a multiple of 2 to this power")
-    blocks: int = _option(9, "residual blocks of the networks that paint the modalities")
-    norm: Literal["batch", "instance"] = _option("batch", "normalisation, always of each tile by its own statistics")
-    padding: Literal["zeros", "reflect"] = _option("zeros", "beyond the edge, in the residual networks")
-    ihc_share: float = _option(0.25, "weight of the IHC's own segmentation in the mean of the five; 0 leaves it out")
-    hematoxylin_share: float = _option(0.15, "weight of the hematoxylin's segmentation; 0 is the paper's ablation")
-    dapi_share: float = _option(0.25, "weight of the DAPI's segmentation; 0 is the paper's ablation")
-    lap2_share: float = _option(0.1, "weight of the Lap2's segmentation; 0 is the paper's ablation")
-    marker_share: float = _option(0.25, "weight of the marker's segmentation; 0 is the paper's ablation")
-    segmenters: Literal["each", "joint"] = _option("each", "a U-Net for each source, or one for all modalities")
-    dropout: float = _option(0.5, "share of features dropped in training")
-    error: float = _option(100.0, "weight of the smooth L1 error, the paper's lambda")
-    adversarial: float = _option(1.0, "weight of the discriminators' verdict")
-    rate: float = _option(2e-4, "learning rate")
-    decay: float = _option(0.5, "share at the end in which the learning rate falls to 0")
-    judge_width: int = _option(64, "channels of the first layer of the discriminators")
-    spectral: bool = _option(False, "spectral normalisation of the discriminators")
-    synthetic: float = _option(0.0, "share of the later half's steps that learn from synthetic IHC, painted as we go")
+    width: int = option(64, "channels of the first level of every generator")
+    halvings: int = option(9, "of the U-Nets; a tile's side is a multiple of 2 to this power")
+    blocks: int = option(9, "residual blocks of the networks that paint the modalities")
+    norm: Literal["batch", "instance"] = option("batch", "normalisation, always of each tile by its own statistics")
+    padding: Literal["zeros", "reflect"] = option("zeros", "beyond the edge, in the residual networks")
+    ihc_share: float = option(0.25, "weight of the IHC's own segmentation in the mean of the five; 0 leaves it out")
+    hematoxylin_share: float = option(0.15, "weight of the hematoxylin's segmentation; 0 is the paper's ablation")
+    dapi_share: float = option(0.25, "weight of the DAPI's segmentation; 0 is the paper's ablation")
+    lap2_share: float = option(0.1, "weight of the Lap2's segmentation; 0 is the paper's ablation")
+    marker_share: float = option(0.25, "weight of the marker's segmentation; 0 is the paper's ablation")
+    segmenters: Literal["each", "joint"] = option("each", "a U-Net for each source, or one for all modalities")
+    dropout: float = option(0.5, "share of features dropped in training")
+    error: float = option(100.0, "weight of the smooth L1 error, the paper's lambda")
+    adversarial: float = option(1.0, "weight of the discriminators' verdict")
+    rate: float = option(2e-4, "learning rate")
+    decay: float = option(0.5, "share at the end in which the learning rate falls to 0")
+    judge_width: int = option(64, "channels of the first layer of the discriminators")
+    spectral: bool = option(False, "spectral normalisation of the discriminators")
+    synthetic: float = option(0.0, "share of the later half's steps that learn from synthetic IHC, painted as we go")
 
     def __post_init__(self) -> None:
         if min(self.width, self.judge_width) < 1 or self.halvings < 2 or self.blocks < 0:

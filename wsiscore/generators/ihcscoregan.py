@@ -8,7 +8,7 @@ the encoder and the K branch, which saves two fifths of the arithmetic and chang
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from wsiscore.errors import ModelError
-from wsiscore.generators import CellRules, GeneratorSpec, TargetRules
+from wsiscore.generators import CellRules, GeneratorSpec, TargetRules, option
 from wsiscore.nets import InstanceNorm, PatchJudge, ResidualBlock, descend, judged, map_error
-from wsiscore.running import NetworkGenerator, fill, fresh, pick_device, read_checkpoint
+from wsiscore.running import Learner, NetworkGenerator, fill, fresh, pick_device, read_checkpoint
 
 __all__ = ["SPEC", "Config", "Decoder", "DualUNet", "Encoder", "Recipe", "UNet", "build", "read_published", "recipe"]
 
@@ -35,35 +35,29 @@ SPEC = GeneratorSpec(
 )
 
 
-def _option(default: Any, help: str) -> Any:  # noqa: A002 - what the command line calls it
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True, slots=True)
 class Config:
     """The generator's size, and how it is trained; each field's metadata says what it is."""
 
-    width: int = _option(64, "channels of the first level; the next three have 2, 4 and 8 times as many")
-    blocks: int = _option(4, "residual blocks that end the encoder, and as many that begin each decoder")
-    detach: Literal["all", "bottleneck", "none"] = _option(
+    width: int = option(64, "channels of the first level; the next three have 2, 4 and 8 times as many")
+    blocks: int = option(4, "residual blocks that end the encoder, and as many that begin each decoder")
+    detach: Literal["all", "bottleneck", "none"] = option(
         "all", "inputs of the K branch its gradient does not pass: the paper's, the published program's, an ablation"
     )
-    color_variation: bool = _option(True, "give every nucleus of a coloured mask its own brightness")
-    center: Literal["peak", "distance"] = _option(
+    color_variation: bool = option(True, "give every nucleus of a coloured mask its own brightness")
+    center: Literal["peak", "distance"] = option(
         "peak", "centre map: one clear peak a nucleus, or the paper's distance"
     )
-    others: float = _option(1.0, "height of the centre map on rendered nuclei of stroma and lymphocytes, in [0, 1]")
-    warm_share: float = _option(
-        0.5, "share of the steps that learn from rendered truth; all of them without real tiles"
-    )
-    warm_rate: float = _option(1e-3, "learning rate of the warm start")
-    rate: float = _option(2e-4, "learning rate of the adversarial stage")
-    decay: float = _option(0.5, "share at the end of each stage in which its learning rate falls to 0")
-    cycle: float = _option(10.0, "weight of cycle consistency, the paper's lambda")
-    adversarial: float = _option(1.0, "weight of the discriminators' verdict, the paper's beta")
-    identity: float = _option(5.0, "weight of the identity terms, the paper's gamma: 10, times 0.5 as published")
-    supervised: float = _option(0.0, "weight of the K branch's error on rendered tiles in the adversarial stage")
-    judge_width: int = _option(64, "channels of the first layer of the discriminators")
+    others: float = option(1.0, "height of the centre map on rendered nuclei of stroma and lymphocytes, in [0, 1]")
+    warm_share: float = option(0.5, "share of the steps that learn from rendered truth; all of them without real tiles")
+    warm_rate: float = option(1e-3, "learning rate of the warm start")
+    rate: float = option(2e-4, "learning rate of the adversarial stage")
+    decay: float = option(0.5, "share at the end of each stage in which its learning rate falls to 0")
+    cycle: float = option(10.0, "weight of cycle consistency, the paper's lambda")
+    adversarial: float = option(1.0, "weight of the discriminators' verdict, the paper's beta")
+    identity: float = option(5.0, "weight of the identity terms, the paper's gamma: 10, times 0.5 as published")
+    supervised: float = option(0.0, "weight of the K branch's error on rendered tiles in the adversarial stage")
+    judge_width: int = option(64, "channels of the first layer of the discriminators")
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.blocks < 0 or self.judge_width < 1:
@@ -200,7 +194,7 @@ def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None
     return NetworkGenerator(network, spec, device)
 
 
-class Recipe:
+class Recipe(Learner):
     """The paper's objective (eq. 1 to 7) with least-squares discriminators, after a warm start on rendered truth.
 
     The warm start teaches the K branch, and with real tiles to come also the colour decoder and the inverse
@@ -256,7 +250,7 @@ class Recipe:
 
     def _rendered(self, at: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the errors on rendered tiles, of which all is known."""
-        with self._mixed():
+        with self.mixed():
             if not self._tiles:
                 return {"rendered_k": map_error(self._g.k_branch()(at["rgb"]), at["maps"])}
             colour, maps = self._g(at["rgb"], "none")
@@ -271,7 +265,7 @@ class Recipe:
         x, y, k = at["tiles"], at["mask_colour"], at["mask_maps"]
         for judge in self._judges:
             judge.requires_grad_(False)
-        with self._mixed():
+        with self.mixed():
             (fake_y, fake_k), fake_x = self._g(x), f(y)
             (back_y, back_k), back_x = self._g(fake_x), f(fake_y)
             (same_y, same_k), same_x = self._g(y), f(x)
@@ -289,7 +283,7 @@ class Recipe:
         descend(self.optimisers[0], sum(losses.values()))
         for judge in self._judges:
             judge.requires_grad_(True)
-        with self._mixed():
+        with self.mixed():
             seen = self._verdict({"x": x, "y": y, "k": k}, real=True)
             caught = self._verdict({name: fake.detach() for name, fake in fakes.items()}, real=False)
             losses["judges"] = (seen + caught) / 2
@@ -299,26 +293,6 @@ class Recipe:
     def _verdict(self, pictures: Mapping[str, Tensor], *, real: bool) -> Tensor:
         return torch.stack([judged(self.networks[f"judge_{d}"](at), real=real) for d, at in pictures.items()]).sum()
 
-    def _unit(self, pictures: Tensor) -> Tensor:
-        at = pictures.to(self._device, memory_format=torch.channels_last, non_blocking=True)
-        return at.float() / 127.5 - 1
-
-    def _mixed(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda")
-
-    def state(self) -> dict[str, Any]:
-        """Return the weights and the optimisers' moments."""
-        return {
-            "networks": self.networks.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        self.networks.load_state_dict(state["networks"])
-        for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(held)
-
     def weights(self) -> dict[str, Any]:
         """Return the weights of the encoder and the K branch, which is what a model stores."""
         branch = self._g.k_branch().state_dict()
@@ -326,7 +300,7 @@ class Recipe:
 
     def show(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what G makes of tiles, and F of masks where it is trained."""
-        with torch.inference_mode(), self._mixed():
+        with torch.inference_mode(), self.mixed():
             source = "tiles" if self._tiles else "rgb"
             x = self._unit(batch[source])
             colour, maps = self._g(x)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from wsiscore.generators import GeneratorSpec
+from wsiscore.generators import GeneratorSpec, option
 from wsiscore.nets import PatchJudge, ResNet, UNet
 from wsiscore.pix2pix import PairRecipe, read_resnet
 from wsiscore.running import NetworkGenerator, fill, fresh
@@ -44,28 +44,24 @@ _BESIDE = math.exp(-0.5)  # of a Gaussian with σ 1, one pixel from its middle
 _KERNEL = (_BESIDE / (1 + 2 * _BESIDE), 1 / (1 + 2 * _BESIDE), _BESIDE / (1 + 2 * _BESIDE))
 
 
-def _option(default: Any, help: str) -> Any:  # noqa: A002 - what the command line calls it
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True, slots=True)
 class Config:
     """The generator's size, and how it is trained; each field's metadata says what it is."""
 
-    generator: Literal["resnet", "unet"] = _option(
+    generator: Literal["resnet", "unet"] = option(
         "resnet", "what paints: the paper's, or the U-Net of its table 1, for tiles of a multiple of 256 px"
     )
-    width: int = _option(64, "channels at full size; each halving doubles them")
-    blocks: int = _option(9, "residual blocks of the resnet")
-    dropout: float = _option(0.5, "share of features dropped in training, in [0, 1)")
-    l1: float = _option(25.0, "weight of the mean absolute difference at full size")
-    scale1: float = _option(25.0, "the same at half size, the paper's S1; 0 leaves it out (table 3)")
-    scale2: float = _option(25.0, "the same at a quarter, S2")
-    scale3: float = _option(25.0, "the same at an eighth, S3")
-    adversarial: float = _option(1.0, "weight of the discriminator's verdict")
-    rate: float = _option(2e-4, "learning rate")
-    decay: float = _option(0.5, "share at the end of the steps in which the learning rate falls to 0")
-    judge_width: int = _option(64, "channels of the first layer of the discriminator")
+    width: int = option(64, "channels at full size; each halving doubles them")
+    blocks: int = option(9, "residual blocks of the resnet")
+    dropout: float = option(0.5, "share of features dropped in training, in [0, 1)")
+    l1: float = option(25.0, "weight of the mean absolute difference at full size")
+    scale1: float = option(25.0, "the same at half size, the paper's S1; 0 leaves it out (table 3)")
+    scale2: float = option(25.0, "the same at a quarter, S2")
+    scale3: float = option(25.0, "the same at an eighth, S3")
+    adversarial: float = option(1.0, "weight of the discriminator's verdict")
+    rate: float = option(2e-4, "learning rate")
+    decay: float = option(0.5, "share at the end of the steps in which the learning rate falls to 0")
+    judge_width: int = option(64, "channels of the first layer of the discriminator")
 
     def __post_init__(self) -> None:
         if self.generator not in ("resnet", "unet"):

@@ -17,7 +17,7 @@ Where the paper is silent:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, l1_loss, mse_loss
 
-from wsiscore.generators import GeneratorSpec, hdab
+from wsiscore.generators import GeneratorSpec, hdab, option
 from wsiscore.nets import InstanceNorm, MultiScaleJudge, ResidualBlock, ResNet
 from wsiscore.pix2pix import PairRecipe, read_resnet
 from wsiscore.running import NetworkGenerator, fill, fresh
@@ -63,28 +63,24 @@ _DENSITY_SIGMA_PX = 11.0
 _MEMBRANE_PX = 11  # brown that holds no disc of this diameter, 5.5 µm, is no nucleus
 
 
-def _option(default: Any, help: str) -> Any:  # noqa: A002 - what the command line calls it
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True, slots=True)
 class Config:
     """The generator's size, and how it is trained; each field's metadata says what it is."""
 
-    width: int = _option(64, "channels at full size; each of the three halvings doubles them")
-    blocks: int = _option(9, "residual blocks")
-    l1: float = _option(10.0, "weight of the mean absolute difference")
-    membrane: float = _option(10.0, "weight of the DAB painted from masked H&E; 0 is the ablation of table 1")
-    nuclei: float = _option(10.0, "weight of the nuclei E finds in what is painted; 0 is the ablation of table 1")
-    density: float = _option(10.0, "weight of E's own loss")
-    adversarial: float = _option(1.0, "weight of the discriminator's verdict")
-    saturation: float = _option(0.2, "least saturation of DAB alone in the mask, in [0, 1]: 0.2 is an OD of 0.19")
-    scales: int = _option(3, "scales of the discriminator")
-    judge_width: int = _option(64, "channels of its first layer")
-    density_width: int = _option(128, "channels of E")
-    density_blocks: int = _option(4, "residual blocks of E")
-    rate: float = _option(2e-4, "learning rate")
-    decay: float = _option(0.5, "share at the end of the steps in which the learning rate falls to 0")
+    width: int = option(64, "channels at full size; each of the three halvings doubles them")
+    blocks: int = option(9, "residual blocks")
+    l1: float = option(10.0, "weight of the mean absolute difference")
+    membrane: float = option(10.0, "weight of the DAB painted from masked H&E; 0 is the ablation of table 1")
+    nuclei: float = option(10.0, "weight of the nuclei E finds in what is painted; 0 is the ablation of table 1")
+    density: float = option(10.0, "weight of E's own loss")
+    adversarial: float = option(1.0, "weight of the discriminator's verdict")
+    saturation: float = option(0.2, "least saturation of DAB alone in the mask, in [0, 1]: 0.2 is an OD of 0.19")
+    scales: int = option(3, "scales of the discriminator")
+    judge_width: int = option(64, "channels of its first layer")
+    density_width: int = option(128, "channels of E")
+    density_blocks: int = option(4, "residual blocks of E")
+    rate: float = option(2e-4, "learning rate")
+    decay: float = option(0.5, "share at the end of the steps in which the learning rate falls to 0")
 
     def __post_init__(self) -> None:
         if min(self.width, self.judge_width, self.density_width, self.scales) < 1:
