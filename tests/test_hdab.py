@@ -125,7 +125,7 @@ def test_tiles_that_overlap_agree_in_their_cores(dx, dy):
     part = GENERATOR(np.ascontiguousarray(SOME_TILE[:, :, dy : dy + 256, dx : dx + 256]))[0]
     core = (slice(MARGIN, -MARGIN),) * 2
     difference = np.abs(part[:, *core] - whole[:, dy : dy + 256, dx : dx + 256][:, *core])
-    assert difference.max() < 0.1
+    assert difference.max() < 0.15
     assert np.quantile(difference, 0.99) < 0.01
 
 

@@ -298,7 +298,7 @@ def test_two_processes_take_the_steps_of_one(pool, tiles, tmp_path):
     def apart(some, other):
         return np.mean(np.concatenate([abs(some[name] - other[name]).ravel() for name in some]))
 
-    assert apart(one, two) < apart(one, half) / 50  # sums in another order, and Adam's first steps turn on signs
+    assert apart(one, two) < apart(one, half) / 20  # sums in another order, and Adam's first steps turn on signs
 
 
 def test_a_warm_start_learns_what_is_rendered(pool, tmp_path):

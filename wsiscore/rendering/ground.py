@@ -82,7 +82,7 @@ class Layout:
         scale = rng.uniform(50, 160)
         noise = smooth_noise(rng, shape, scale / mpp) + 0.2 * smooth_noise(rng, shape, 18 / mpp)
         rough = 0.12 * smooth_noise(rng, shape, 6 / mpp)
-        level = float(rng.choice([-3.0, rng.uniform(-1.2, 0.3), rng.uniform(0.3, 1.6)], p=[0.4, 0.45, 0.15]))
+        level = float(rng.choice([-3.0, rng.uniform(-1.2, 0.3), rng.uniform(0.3, 1.6)], p=[0.25, 0.5, 0.25]))
         tumour = _step(noise - level, 0.12)
         clear = np.zeros(shape, np.float32)
         if rng.random() < 0.25:

@@ -52,6 +52,8 @@ class Look:
         Tumour nuclei per mm² wanted; how far two may overlap, 0 not to 1 halfway.
     stroma_mm2, lymphocytes_mm2
         Other nuclei per mm² of stroma.
+    spindle, stroma_dark
+        Mean of length over width of stroma's nuclei, minus 1.1; their hematoxylin in that of tumour nuclei.
     nuclear_od, hollow, rim, grain
         Hematoxylin of tumour nuclei; paleness of their middle, darkness of their edge, clumping: 0..1.
     dab_od, weak, faint_od, patchy
@@ -83,6 +85,8 @@ class Look:
     crowding: float
     stroma_mm2: float
     lymphocytes_mm2: float
+    spindle: float
+    stroma_dark: float
     nuclear_od: float
     hollow: float
     rim: float
@@ -141,8 +145,10 @@ class Look:
             irregularity=near(0.02, 0.045, 0.04),
             density_mm2=near(3000, 6500, 2500) * float(rng.choice([1.0, 0.5], p=[0.75, 0.25])),
             crowding=near(0.0, 0.2, 0.35),
-            stroma_mm2=near(500, 1400),
-            lymphocytes_mm2=near(50, 200) + rarely(0.3, 500, 2500),
+            stroma_mm2=near(600, 2600),
+            lymphocytes_mm2=near(50, 300) + rarely(0.35, 500, 3000),
+            spindle=near(0.6, 2.4),
+            stroma_dark=near(0.8, 1.6),
             nuclear_od=near(0.17, 0.36) + rarely(0.3, 0.05, 0.25) - rarely(0.2, 0.04, 0.1),
             hollow=near(0.0, 0.45) + rarely(0.3, 0.1, 0.4),
             rim=near(0.0, 0.3) + rarely(0.3, 0.05, 0.35),

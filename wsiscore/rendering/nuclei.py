@@ -106,9 +106,9 @@ def _axes(rng: np.random.Generator, look: Look, kind: npt.NDArray[np.int8]) -> t
     giant = rng.random(n) < 0.03
     radius[giant] *= rng.uniform(1.2, 1.6, giant.sum())
     ratio = 1 + look.elongation * rng.gamma(2.0, 0.5, n)
-    spindle = kind == _STROMA
-    radius[spindle] = rng.uniform(2.3, 3.8, spindle.sum())
-    ratio[spindle] = rng.uniform(1.6, 4.5, spindle.sum())
+    stroma = kind == _STROMA
+    radius[stroma] = rng.uniform(2.0, 4.2, stroma.sum())
+    ratio[stroma] = 1.1 + look.spindle * rng.gamma(2.0, 0.5, stroma.sum()).clip(0, 3)
     round_ = kind == _LYMPHOCYTE
     radius[round_] = rng.normal(3.1, 0.3, round_.sum()).clip(2.4, 4)
     ratio[round_] = rng.uniform(1, 1.25, round_.sum())
@@ -230,7 +230,8 @@ class Traits:
         def spread(mean: float, sigma: float) -> Column:
             return mean * np.exp(rng.normal(0, sigma, n))
 
-        hema = spread(look.nuclear_od, 0.3) * np.where(kind == _LYMPHOCYTE, 1.5, np.where(tumour, 1.0, 1.25))
+        darker = np.array([1.0, look.stroma_dark, 1.5])[kind]
+        hema = spread(look.nuclear_od, 0.3) * darker
         dab = np.maximum(spread(look.dab_od, 0.35), 0.35)
         weak = rng.random(n) < look.weak
         dab[weak] = rng.uniform(0.22, 0.5, weak.sum())
@@ -243,7 +244,7 @@ class Traits:
         hema[mitosis], hollow[mitosis] = hema[mitosis] * 2.2, 0
         pyknotic = tumour & (rng.random(n) < 0.02)
         hema[pyknotic] *= 1.7
-        size = np.where(mitosis, 0.1, look.irregularity)
+        size = np.where(mitosis, 0.1, look.irregularity) * np.where(kind == _STROMA, rng.uniform(1, 3, n), 1)
         waves = rng.normal(0, 1, (n, 3, 2)) * size[:, None, None] * np.array([1.0, 0.7, 0.35])[None, :, None]
         nucleoli = np.stack(
             [

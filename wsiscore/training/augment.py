@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from wsiscore.training.targets import OTHERS
+
 __all__ = ["blank", "counterstain", "crop", "cut_and_turn", "defocus", "disturb", "fade", "forget_unseen", "inner"]
 
 _SCALE = (-0.08, 0.2)  # mean and standard deviation of the logarithm of the magnification
@@ -16,6 +18,8 @@ _FADED_TO = (0.4, 1.0)
 _DEFOCUSED = 0.5  # share of tiles in which some nuclei lie out of focus; of their nuclei; and by how much
 _OUT_OF_FOCUS = (0.05, 0.6)
 _DEFOCUS_PX = (0.8, 2.5)
+_DOUBTFUL_PX = 1.2  # blurred more than this, a nucleus is not counted where others are
+_STROMA = 0.1  # share of the nuclei's pixels that are others' in what counts as stroma
 _AT_AN_EDGE = 0.2  # share of tiles that lie across a slide's edge
 _COUNTERSTAINED = 0.35  # share of tiles whose positive nuclei take more hematoxylin, and how much at most
 _MORE_OD = 0.8
@@ -147,12 +151,15 @@ def fade(rng: np.random.Generator, rgb: Picture, cells: CellMap) -> Picture:
 def defocus(rng: np.random.Generator, rgb: Picture, cells: CellMap) -> Picture:
     """Blur some nuclei of some tiles, as those above and below the plane of focus are in a thick section.
 
+    Amid stroma a nucleus that is well out of focus is not the tumour's for certain, and annotators leave it out.
+
     Parameters
     ----------
     rng
         Source of randomness.
     rgb, cells
-        (H, W, 3) in 0..255 and (H, W).
+        (H, W, 3) in 0..255, and (H + 32, W + 32) as `cut_and_turn` gives them; blurred nuclei amid stroma get numbers
+        from `wsiscore.training.targets.OTHERS` on, in place.
 
     Returns
     -------
@@ -160,9 +167,12 @@ def defocus(rng: np.random.Generator, rgb: Picture, cells: CellMap) -> Picture:
     """
     if rng.random() > _DEFOCUSED:
         return rgb
-    far = rng.random(int(np.abs(cells).max(initial=0)) + 1) < rng.uniform(*_OUT_OF_FOCUS)
+    number = np.abs(cells)
+    far = (rng.random(int(number.max(initial=0)) + 1) < rng.uniform(*_OUT_OF_FOCUS))[number] & (number > 0)
     sigma_px = float(rng.uniform(*_DEFOCUS_PX))
-    where = cv2.dilate((far[np.abs(cells)] & (cells != 0)).astype(np.float32), np.ones((3, 3), np.uint8), iterations=2)
+    if sigma_px > _DOUBTFUL_PX and (number >= OTHERS).sum() > _STROMA * (number > 0).sum():
+        cells += np.sign(cells) * OTHERS * (far & (number < OTHERS))
+    where = cv2.dilate(inner(far[None])[0].astype(np.float32), np.ones((3, 3), np.uint8), iterations=2)
     where = cv2.GaussianBlur(where, (0, 0), sigma_px)[..., None]
     value = rgb.astype(np.float32)
     return np.asarray(value + where * (cv2.GaussianBlur(value, (0, 0), sigma_px) - value) + 0.5, np.uint8)

@@ -120,7 +120,7 @@ class Draws(Dataset[dict[str, Tensor]]):
     def _item(self, rng: np.random.Generator) -> dict[str, Picture]:
         rgb, cells = self._rendered(rng)
         inside = inner(cells[None])[0]
-        rgb = defocus(rng, fade(rng, counterstain(rng, rgb, inside), inside), inside)
+        rgb = defocus(rng, fade(rng, counterstain(rng, rgb, inside), inside), cells)
         rgb = disturb(rng, rgb)
         forget_unseen(rgb, cells)
         blank(rng, rgb, cells)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from wsiscore.errors import OutputError
-from wsiscore.rendering import Known, Look, render_field, render_pair
+from wsiscore.rendering import Known, Layout, Look, render_field, render_pair
 from wsiscore.training.targets import OTHERS
 
 __all__ = ["PairPoolSettings", "Pool", "PoolSettings", "render_pool"]
@@ -69,9 +69,12 @@ class PoolSettings:
         factor = 2 if rng.random() < _FINER else 1
         rim = round(_RIM_UM / mpp)  # the class of nuclei centred outside is not known: they are cut off
         painted = (self.side_px + 2 * rim) * factor
-        look = _look(rng)
+        look, nests = _look(rng)
         index = 100 * float(rng.beta(*_INDEX))
-        field = render_field(rng, painted, painted, mpp / factor, look=look, index=index)
+        layout = Layout.random(rng, painted, painted, mpp / factor)
+        if not nests:
+            layout = replace(layout, tumour=np.ones_like(layout.tumour))
+        field = render_field(rng, painted, painted, mpp / factor, look=look, index=index, layout=layout)
         rgb = cv2.resize(field.rgb, (painted // factor, painted // factor), interpolation=cv2.INTER_AREA)
         inner = np.s_[rim : rim + self.side_px, rim : rim + self.side_px]
         return {"rgb": rgb[inner].astype(np.uint8), "cells": _cells(field)[::factor, ::factor][inner]}
@@ -192,17 +195,20 @@ def _render_block(folder: Path, settings: PoolSettings, block: int) -> None:
         part.replace(folder / f"{block:05d}.{name}.npy")
 
 
-def _look(rng: np.random.Generator) -> Look:
-    """Draw a look; some are of tumours that `Look.random` seldom draws and laboratories often see."""
+def _look(rng: np.random.Generator) -> tuple[Look, bool]:
+    """Draw a look, and whether its tumour grows in nests amid stroma or everywhere.
+
+    Some looks are of tumours that `Look.random` seldom draws and laboratories often see.
+    """
     look = Look.random(rng, float(rng.uniform(0.3, 1)))
     kind = rng.random()
     if kind < _GLIAL:
-        return _glial(rng, look)
+        return _glial(rng, look), False
     if kind < _GLIAL + _GHOSTLY:
-        return _ghostly(rng, look)
+        return _ghostly(rng, look), True
     if rng.random() < _VIOLET:
-        return replace(look, stroma_od=float(rng.uniform(0.03, 0.13)), texture=float(rng.uniform(0.5, 1)))
-    return look
+        return replace(look, stroma_od=float(rng.uniform(0.03, 0.13)), texture=float(rng.uniform(0.5, 1))), True
+    return look, True
 
 
 def _glial(rng: np.random.Generator, look: Look) -> Look:
