@@ -26,7 +26,7 @@ _ABOUT = "pool.json"
 _BLOCK = 16  # fields a file
 _RIM_UM = 14.0
 _GLIAL = 0.3  # share of fields whose tumour has small, long, pale nuclei
-_GHOSTLY = 0.25  # and of those where negative nuclei are large and hardly differ from a grey ground
+_GHOSTLY = 0.3  # and of those where negative nuclei are large and hardly differ from a grey ground
 _VIOLET = 0.2  # and, of the others, where the stroma takes much hematoxylin, in blotches
 _MAGNIFICATION = 0.1  # standard deviation of the logarithm of a field's scale
 _INDEX = (0.6, 1.1)  # of the beta distribution of the index: many fields near 0, some near 100 %
@@ -205,7 +205,7 @@ def _look(rng: np.random.Generator) -> tuple[Look, bool]:
     if kind < _GLIAL:
         return _glial(rng, look), False
     if kind < _GLIAL + _GHOSTLY:
-        return _ghostly(rng, look), True
+        return _ghostly(rng, look), False
     if rng.random() < _VIOLET:
         return replace(look, stroma_od=float(rng.uniform(0.03, 0.13)), texture=float(rng.uniform(0.5, 1))), True
     return look, True
@@ -223,6 +223,7 @@ def _glial(rng: np.random.Generator, look: Look) -> Look:
         density_mm2=float(rng.uniform(2500, 6000)),
         stroma_mm2=float(rng.uniform(50, 500)),
         ghosts_mm2=0.0,  # what is blurred there is a nucleus
+        debris_mm2=float(rng.uniform(0, 10)),  # and so is what is small and brown
     )
 
 
