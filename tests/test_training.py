@@ -24,11 +24,11 @@ from wsiscore.generators import TargetRules, family
 from wsiscore.generators.ihcscoregan import Config, DualUNet, Recipe
 from wsiscore.models import load_model, read_card
 from wsiscore.training import Case, Draws, PoolSettings, Sources, TrainSettings, check_polarity, render_pool, train
-from wsiscore.training.augment import blank, counterstain, cut_and_turn, fade, forget_unseen, inner
+from wsiscore.training.augment import blank, counterstain, cut_and_turn, defocus, fade, forget_unseen, inner
 from wsiscore.training.cases import slide_of_tile, split_by_case
 from wsiscore.training.loop import CHECKPOINT, LOSSES
 from wsiscore.training.outcome import choose_rules, write_trained
-from wsiscore.training.targets import center_map
+from wsiscore.training.targets import OTHERS, center_map
 
 POOL = PoolSettings(fields=16, side_px=96, mpp=0.5, seed=3)
 TINY = {"width": 4, "blocks": 1, "judge_width": 4}
@@ -167,6 +167,27 @@ def test_dyes_change_on_nuclei_alone(change, sign, darker):
     assert ((means < mean + 1) if darker else (means > mean - 1)).all()
     for picture in changed:
         assert np.abs(picture[ground].astype(int) - rgb[ground]).max() <= 1
+
+
+@pytest.mark.parametrize("stroma", [False, True])
+def test_a_nucleus_out_of_focus_amid_stroma_alone_is_not_the_tumours(stroma):
+    left_out = 0
+    for seed in range(60):
+        rgb, cells = two_nuclei()
+        if stroma:
+            cells[20:26, 60:66] = -OTHERS - 3
+        before = cells.copy()
+        blurred = defocus(np.random.default_rng(seed), rgb, cells)
+        np.testing.assert_array_equal(np.sign(cells), np.sign(before))
+        changed = inner((cells != before)[None])[0]
+        assert (np.abs(cells[cells != before]) == np.abs(before[cells != before]) + OTHERS).all()
+        for nucleus in (1, -2):
+            mine = inner((before == nucleus)[None])[0]
+            assert changed[mine].all() or not changed[mine].any()
+            if changed[mine].any():
+                assert (blurred[mine] != rgb[mine]).any()
+                left_out += 1
+    assert bool(left_out) == stroma
 
 
 def test_masks_are_unrelated_to_the_tile_and_drawn_by_the_papers_rule(pool, tiles):
