@@ -6,7 +6,7 @@ The public names are loaded when they are first used, so that ``import wsiscore`
 
     slide = Slide("slide.svs")
     rois = find_tissue(slide)
-    mosaic = infer(slide, rois, load_model("hdab"), "slide.ome.zarr")
+    mosaic = infer(slide, rois, load_model("trained/model"), "slide.ome.zarr")
     print(score_cells(find_cells(mosaic), rois).total.ki67_index)
 """
 

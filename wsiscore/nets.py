@@ -39,8 +39,8 @@ Norm = Callable[[int], nn.Module]
 class InstanceNorm(nn.Module):
     """Instance normalisation without weights, as ``nn.InstanceNorm2d``.
 
-    Nothing is copied to another layout in memory, and two plain means take an eighth of the time of
-    ``torch.var_mean``, channels last on one core.
+    Nothing is copied to another layout in memory, and two plain means are faster than ``torch.var_mean``:
+    measured channels last on two cores, a whole network runs 1.2 times as fast.
 
     Parameters
     ----------

@@ -118,7 +118,7 @@ def read_script(path: Path) -> dict[str, Tensor]:
             tree = next(name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl"))
             root = _Reader(archive, tree.removesuffix(".pkl")).load()
         return _tensors(root)
-    except _Foreign as error:
+    except _ForeignError as error:
         raise ModelError(
             f"{path} holds code ({error}) and was not run; ask its author for a file of plain weights"
         ) from error
@@ -126,7 +126,7 @@ def read_script(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} is a damaged TorchScript archive; copy it again") from error
 
 
-class _Foreign(Exception):  # noqa: N818 - it never leaves this module
+class _ForeignError(Exception):
     """The archive asks for something that is neither a module nor a tensor."""
 
 
@@ -151,7 +151,7 @@ class _Reader(pickle.Unpickler):
             ("collections", "OrderedDict"): OrderedDict,
         }
         if (module, name) not in known:
-            raise _Foreign(f"{module}.{name}")
+            raise _ForeignError(f"{module}.{name}")
         return known[module, name]
 
     def persistent_load(self, pid: Any) -> Tensor:

@@ -53,7 +53,7 @@ class Look:
     stroma_mm2, lymphocytes_mm2
         Other nuclei per mm² of stroma.
     spindle, stroma_dark
-        Mean of length over width of stroma's nuclei, minus 1.1; their hematoxylin in that of tumour nuclei.
+        About the mean of length over width of stroma's nuclei, minus 1.1; their hematoxylin in that of tumour nuclei.
     nuclear_od, hollow, rim, grain
         Hematoxylin of tumour nuclei; paleness of their middle, darkness of their edge, clumping: 0..1.
     dab_od, weak, faint_od, patchy

@@ -207,7 +207,7 @@ def _look(rng: np.random.Generator) -> tuple[Look, bool]:
     if kind < _GLIAL + _GHOSTLY:
         return _ghostly(rng, look), False
     if rng.random() < _VIOLET:
-        return replace(look, stroma_od=float(rng.uniform(0.03, 0.13)), texture=float(rng.uniform(0.5, 1))), True
+        look = replace(look, stroma_od=float(rng.uniform(0.03, 0.13)), texture=float(rng.uniform(0.5, 1)))
     return look, True
 
 
