@@ -1,11 +1,13 @@
 """What a run finished stands, with its record, until another has finished."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from wsiscore.errors import MosaicError
+from wsiscore.models import find_model, read_card
 from wsiscore.pipeline import Settings, score_slide
 
 
@@ -29,3 +31,18 @@ def test_what_was_laid_keeps_its_resolution(rendered: Path, tmp_path: Path, name
     score_slide(rendered, settings)
     with pytest.raises(MosaicError, match=r"at 0\.25 µm/px; to use --mpp, start from the slide"):
         score_slide(tmp_path / "rendered" / name, replace(settings, mpp=0.5))
+
+
+def test_the_record_quotes_the_card_where_it_was_followed(rendered: Path, tmp_path: Path) -> None:
+    known = read_card(find_model("hdab")).index_errors
+    settings = Settings(model="hdab", out=tmp_path)
+    mosaic = tmp_path / "rendered" / "mosaic.ome.zarr"
+    for path, chosen, quoted in (
+        (rendered, settings, known),
+        (mosaic, replace(settings, model=None), known),
+        (mosaic, replace(settings, threshold=0.9), {}),
+    ):
+        score_slide(path, chosen)
+        record = json.loads((tmp_path / "rendered" / "run.json").read_text(encoding="utf-8"))
+        assert record["model"]["index_errors"] == quoted
+    assert known

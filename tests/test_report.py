@@ -338,6 +338,15 @@ def test_report_says_what_the_numbers_allow(tmp_path, slide, n, share, told, not
     assert "nan" not in seen.split()
 
 
+def test_report_says_how_far_off_the_index_of_its_model_was(tmp_path, slide):
+    errors = {"glioma <2>": 2.8, "breast": 7}
+    known = RUN | {"model": RUN["model"] | {"index_errors": errors}}
+    told = words(report_of(slide, scattered(600), tmp_path / "known.html", run=known))
+    assert "was off by 2.8 points (glioma <2>), 7 points (breast) on average." in told
+    assert "no measurement" not in told
+    assert "is not known: its card has no measurement" in words(report_of(slide, scattered(600), tmp_path / "not.html"))
+
+
 def test_an_index_is_not_rounded_across_the_cutoff(tmp_path, slide):
     seen = words(report_of(slide, scattered(1000, 0.199), tmp_path / "report.html"))
     assert "19.9 % Ki67 index" in seen

@@ -41,6 +41,7 @@ _RULES_KEYS = {
 }
 _MEASUREMENT_KEYS = {"set": (str,), "metric": (str,), "value": (*_NUMBER, str), "command": (str,)}
 _WEIGHTS_KEYS = {"file": (str,), "sha256": (str,)}
+_INDEX_ERROR = "mean absolute error of the index, points"
 _WORDS = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
 
 
@@ -85,7 +86,7 @@ class Card:
     config
         The family's `Config`, by field; fields left out have their default.
     measured_on
-        What it reached, and where.
+        What it reached, and where; a report quotes what has the metric "mean absolute error of the index, points".
     weights
         None for a family without any.
     polarity
@@ -107,6 +108,12 @@ class Card:
     weights: Weights | None = None
     polarity: str | None = "unchecked"
     folder: Path | None = None
+
+    @property
+    def index_errors(self) -> dict[str, float]:
+        """By how many points the index was off on average, by set; a report quotes them."""
+        quoted = (entry for entry in self.measured_on if entry.metric == _INDEX_ERROR)
+        return {entry.set: entry.value for entry in quoted if not isinstance(entry.value, str)}
 
     def provenance(self) -> dict[str, str | None]:
         """Return what a result must say of its model, JSON-ready: name, family, version, weights_sha256."""

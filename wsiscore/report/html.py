@@ -126,9 +126,17 @@ def _summary(score: SlideScore, run: Mapping[str, Any]) -> str:
 </section>
 <section><h2>Remarks</h2><ul class="remarks">{remarks or "<li>None.</li>"}</ul>
 <p class="note read">The interval is that of counting alone (Wilson). Differences between fields, stains, scanners and
-laboratories, and mistakes of the detection, come on top of it. The call says on which side of the chosen cutoff the
-index lies, and no more: laboratories differ, and a cutoff found in one cannot be transferred to another without
-validation.</p></section>"""
+laboratories, and mistakes of the detection, come on top of it. {escape(_known_errors(run))}
+The call says on which side of the chosen cutoff the index lies, and no more: laboratories differ, and a cutoff found
+in one cannot be transferred to another without validation.</p></section>"""
+
+
+def _known_errors(run: Mapping[str, Any]) -> str:
+    known = run.get("model", {}).get("index_errors")
+    if not known:
+        return "How far off this model's index is, counted so, is not known: its card has no measurement of it."
+    errors = ", ".join(f"{value:g} points ({name})" for name, value in known.items())
+    return f"Where experts marked the cells, the index of this model was off by {errors} on average."
 
 
 def _call_words(score: SlideScore) -> str:
