@@ -17,7 +17,7 @@ import numpy as np
 
 from wsiscore.card import CARD, Card, Measurement, Weights, card_json, read_card
 from wsiscore.errors import ModelError, OutputError
-from wsiscore.generators import Family, Generator, Maps, family
+from wsiscore.generators import CellRules, Family, Generator, Maps, family
 from wsiscore.writing import replacing
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "default_model",
     "find_model",
     "import_published",
+    "index_errors",
     "load_model",
     "model_names",
     "read_card",
@@ -75,6 +76,31 @@ def find_model(model: str | Path) -> Path:
         there = ", ".join(model_names()) or "none"
         raise ModelError(f"no model or folder is called '{model}'; models there are: {there}")
     return Path(model)
+
+
+def index_errors(model: str | Path, made_by: Mapping[str, Any], rules: CellRules) -> dict[str, float]:
+    """Return what a model's card says of its index, if that holds for a result.
+
+    Parameters
+    ----------
+    model
+        As in `find_model`.
+    made_by
+        What the result says of its model, as `Card.provenance`.
+    rules
+        By which its cells were found.
+
+    Returns
+    -------
+    `Card.index_errors`; nothing if the model is not there, is another by now, or its own rules are others.
+    """
+    try:
+        card = read_card(find_model(model))
+    except ModelError:
+        return {}
+    output = card.spec.output
+    alike = (card.provenance(), card.spec.rules.of(output)) == (made_by, rules.of(output))
+    return card.index_errors if alike else {}
 
 
 def write_model(folder: Path, card: Card, weights: Mapping[str, Any] | None) -> Card:

@@ -22,7 +22,7 @@ from wsiscore.cells import Cells, find_cells
 from wsiscore.errors import ModelError, MosaicError, OutputError, RoiError, SlideError, WsiscoreError
 from wsiscore.generators import CellRules, Generator, Maps
 from wsiscore.inference import infer_tiles
-from wsiscore.models import default_model, find_model, load_model, read_card
+from wsiscore.models import default_model, find_model, index_errors, load_model, read_card
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.ome_tiff import write_ome_tiff
 from wsiscore.provenance import Record, slide_of
@@ -186,7 +186,8 @@ def score_slide(path: Path, settings: Settings, *, progress: bool = False) -> Sl
         if unread is not None:
             n = int((mosaic.states() == TileState.UNREADABLE).sum())
             _log.warning("%s: %d tiles could not be read; counts and area leave them out", job.slide.path.name, n)
-        job.record.note("model", {**mosaic.about["model"], "index_errors": _index_errors(mosaic, rules, settings)})
+        errors = {} if job.slide.virtual else index_errors(settings.model or model, mosaic.about["model"], rules)
+        job.record.note("model", {**mosaic.about["model"], "index_errors": errors})
         job.record.note("settings", {"cutoff": settings.cutoff, **rules.of(mosaic.about["output"]), **found})
         _write_results(job, rois, cells, score, csv=settings.csv)
         return score
@@ -353,17 +354,6 @@ def _rules(own: Mapping[str, float | None], model: str, settings: Settings) -> C
         option = "--radius" if foreign[0] == "radius_um" else "--least-area"
         raise MosaicError(f"{option} means nothing to the cells of {model}, which heed {', '.join(own)}; leave it out")
     return CellRules(**{**own, **chosen})
-
-
-def _index_errors(mosaic: Mosaic, rules: CellRules, settings: Settings) -> dict[str, float]:
-    """Return what the model's card says of its index, if that card is at hand and this was done as it says."""
-    try:
-        card = read_card(find_model(settings.model or str(mosaic.about["model"].get("name"))))
-    except ModelError:
-        return {}
-    output = card.spec.output
-    alike = (card.provenance(), card.spec.rules.of(output)) == (mosaic.about["model"], rules.of(output))
-    return card.index_errors if alike and not mosaic.about.get("virtual") else {}
 
 
 def _rescored_rois(job: _Job, mosaic: Mosaic, settings: Settings) -> Sequence[Roi]:
