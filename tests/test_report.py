@@ -343,8 +343,8 @@ def test_report_says_how_far_off_the_index_of_its_model_was(tmp_path, slide):
     known = RUN | {"model": RUN["model"] | {"index_errors": errors}}
     told = words(report_of(slide, scattered(600), tmp_path / "known.html", run=known))
     assert "was off by 2.8 points (glioma <2>), 7 points (breast) on average." in told
-    assert "nobody has measured" not in told
-    assert "nobody has measured in the same way" in words(report_of(slide, scattered(600), tmp_path / "not.html"))
+    assert "no such number" not in told
+    assert "its card has no such number" in words(report_of(slide, scattered(600), tmp_path / "not.html"))
 
 
 def test_an_index_is_not_rounded_across_the_cutoff(tmp_path, slide):

@@ -134,7 +134,7 @@ in one cannot be transferred to another without validation.</p></section>"""
 def _known_errors(run: Mapping[str, Any]) -> str:
     known = run.get("model", {}).get("index_errors")
     if not known:
-        return "How far off this model's index is, nobody has measured in the same way: its card has no such number."
+        return "How far off this model's index is when it is counted so is not known: its card has no such number."
     errors = ", ".join(f"{value:g} points ({name})" for name, value in known.items())
     return f"Where experts marked the cells, the index of this model was off by {errors} on average."
 
