@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from wsiscore.rendering import Look, render_field
+from wsiscore.synthetic.appearance import Look
+from wsiscore.synthetic.field import render_field
 
 Picture = npt.NDArray[np.uint8]
 SIDE_PX, COLUMNS = 256, 4

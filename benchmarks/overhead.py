@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from wsiscore.annotations import read_rois, roi_file_beside
-from wsiscore.generators import Generator, SlideAdaptive
 from wsiscore.inference import infer_tiles
-from wsiscore.models import default_model, load_model
-from wsiscore.slide import Slide
+from wsiscore.models.contract import Generator, SlideAdaptive
+from wsiscore.models.store import default_model, load_model
+from wsiscore.roi.annotations import read_rois, roi_file_beside
+from wsiscore.roi.tissue import find_tissue
+from wsiscore.slide.slide import Slide
 from wsiscore.tiles import TileList
-from wsiscore.tissue import find_tissue
 
 
 def network_alone(generator: Generator, tiles: np.ndarray, batch: int) -> float:

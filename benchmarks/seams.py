@@ -21,13 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from wsiscore.card import CARD
-from wsiscore.generators import Generator, GeneratorSpec, SlideAdaptive, family
 from wsiscore.inference import infer_tiles
-from wsiscore.models import load_model
+from wsiscore.models.card import CARD
+from wsiscore.models.contract import Generator, GeneratorSpec, SlideAdaptive
+from wsiscore.models.registry import family
+from wsiscore.models.store import load_model
 from wsiscore.regions import Region, Roi
-from wsiscore.rendering import render_pair
-from wsiscore.slide import Slide
+from wsiscore.slide.slide import Slide
+from wsiscore.synthetic.pairs import render_pair
 from wsiscore.tiles import TileList
 
 Maps = npt.NDArray[np.float32]
@@ -74,14 +75,14 @@ def generator_of(name: str, width: int | None, device: str) -> Generator:
     """Return a model by its folder, or a family by its name with fresh weights."""
     if (Path(name) / CARD).exists():
         return load_model(Path(name), device)
-    module = family(name)
-    narrow = {field.name: width for field in fields(module.Config) if field.name.endswith("width") and width}
-    return module.build(module.Config(**narrow), module.SPEC, None, device)
+    own = family(name)
+    narrow = {field.name: width for field in fields(own.config) if field.name.endswith("width") and width}
+    return own.build(own.config(**narrow), own.spec, None, device)
 
 
 def picture_for(spec: GeneratorSpec, side_px: int, path: Path) -> Slide:
     """Render a square that the generator is meant for, at its own scale."""
-    pairs = getattr(family(spec.family), "PAIRS", ("he" if spec.output == "image" else "ihc",))
+    pairs = family(spec.family).pairs or ("he" if spec.rules is None else "ihc",)
     rendered = render_pair(np.random.default_rng(3), side_px, side_px, spec.mpp, pairs[:1])
     cv2.imwrite(str(path), rendered.pictures[pairs[0]][..., ::-1])
     return Slide(path, spec.mpp)

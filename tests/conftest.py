@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the tes
 import pytest
 from hypothesis import settings
 
-from wsiscore.synthetic import render_slide
+from wsiscore.synthetic.slides import render_slide
 
 # A busy machine is no failure; and what CI tries is the same each time, so that a red run can be seen again.
 settings.register_profile("wsiscore", deadline=None, derandomize="CI" in os.environ)

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from wsiscore.generators import CellRules, GeneratorSpec
+from wsiscore.cells.rules import CenterRules, ComponentRules
+from wsiscore.models.contract import GeneratorSpec
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.regions import Roi
 from wsiscore.tiles import Tile, TileGrid, TileList
@@ -45,7 +46,7 @@ def mosaic_of(
 
 def component_mosaic(path: Path, segmentation: npt.NDArray[np.uint8], core_px: int, *, skip: int = 0) -> Mosaic:
     """Write an (H, W, 3) segmentation as a finished mosaic of whole cells; the first `skip` tiles are unreadable."""
-    about = {"output": "components", "rules": CellRules(120 / 255).of("components"), "model": {"name": "test"}}
+    about = {"output": "components", "rules": ComponentRules(120 / 255).to_json(), "model": {"name": "test"}}
     maps = np.zeros((4, *segmentation.shape[:2]))
     maps[:3] = segmentation.transpose(2, 0, 1) / 255
     mosaic = _mosaic(path, maps.shape[1:], core_px, 0.25, ("positive", "boundary", "negative", "dab_od"), about)
@@ -83,8 +84,14 @@ class Darkness:
     def __init__(self, *, tile_px: int = 64, margin_px: int = 8, mpp: float = 0.5, image: bool = False) -> None:
         channels = ("red", "green", "blue") if image else ("center", "positive", "negative")
         dtype = "uint8" if image else "float16"
-        self.spec = GeneratorSpec("darkness", channels, mpp, tile_px, margin_px, 8, dtype)
+        rules = None if image else CenterRules()
+        self.spec = GeneratorSpec("darkness", channels, mpp, tile_px, margin_px, 8, dtype, rules)
+        self.device = "cpu"
         self.calls = 0
+
+    def weights(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Return nothing: there are no weights."""
+        return {}
 
     def __call__(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the tile itself as a picture, or 1 − each channel / 255."""

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiscore.generators import GeneratorSpec
-from wsiscore.models import Card, write_model
+from wsiscore.models.card import Card
+from wsiscore.models.contract import Family, GeneratorSpec
+from wsiscore.models.store import write_model
 
 SPEC = GeneratorSpec(
     "restain", ("red", "green", "blue"), mpp=0.5, tile_px=256, margin_px=16, multiple_px=8, dtype="uint8"
@@ -33,6 +34,8 @@ class Config:
 
 class Restain:
     """The generator; `cut` is the amount of hematoxylin from which a pixel turns brown."""
+
+    device = "cpu"
 
     def __init__(self, spec: GeneratorSpec, cut: float) -> None:
         self.spec, self.cut = spec, cut
@@ -54,6 +57,9 @@ class Restain:
 def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None, device: str) -> Restain:
     """Return it with its weight, or with that of the configuration."""
     return Restain(spec, config.start if weights is None else float(weights["cut"][0]))
+
+
+FAMILY = Family(name="restain", spec=SPEC, config=Config, build=build)
 
 
 def write(folder: Path, start: float = 0.55) -> Path:

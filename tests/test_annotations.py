@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapely import MultiPolygon, Polygon
 
-from wsiscore.annotations import clip_rois, outlines_geojson, read_rois, roi_file_beside
 from wsiscore.errors import RoiError
 from wsiscore.regions import Roi
+from wsiscore.roi.annotations import clip_rois, outlines_geojson, read_rois, roi_file_beside
 
 SQUARE = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]
 HOLE = [[2, 2], [2, 5], [5, 5], [5, 2], [2, 2]]
@@ -330,7 +330,7 @@ def test_a_missing_file_a_folder_and_a_senseless_scale(tmp_path, write):
 
 
 def test_a_file_that_swells_is_refused(write, monkeypatch):
-    monkeypatch.setattr("wsiscore.annotations._MOST_BYTES", 2**20)
+    monkeypatch.setattr("wsiscore.roi.annotations._MOST_BYTES", 2**20)
     with pytest.raises(RoiError, match=r"holds more than 1 MiB; export the annotations without detections"):
         read_rois(write(gzip.compress(b"[" + b" " * 2**21 + b"]")), mpp=1)
 

@@ -11,13 +11,15 @@ import torch
 from torch.nn.functional import conv2d, gelu, layer_norm, linear
 
 from wsiscore.errors import ModelError
-from wsiscore.expression import closed, dark, nuclei_count, soft_mask
 from wsiscore.generators import atst
 from wsiscore.generators.atst import PAIRS, SPEC, BothWays, Config, Recipe, build, derived, read_published, ssim
-from wsiscore.models import import_published, load_model
-from wsiscore.rendering import Look, render_field
-from wsiscore.running import fresh, read_checkpoint
-from wsiscore.vit import VisionTransformer
+from wsiscore.models import store
+from wsiscore.models.store import import_published, load_model
+from wsiscore.networks.generator import fresh, read_checkpoint
+from wsiscore.networks.stain_losses import closed, dark, nuclei_count, soft_mask
+from wsiscore.networks.vit import VisionTransformer
+from wsiscore.synthetic.appearance import Look
+from wsiscore.synthetic.field import render_field
 
 SMALL = Config(width=4, encoder_width=16, depth=4, heads=2, judge_width=4, blocks=1)
 
@@ -168,9 +170,10 @@ def test_a_plain_transformer_gets_a_pretext_token_at_no_position(transformer, tm
 
 def test_an_imported_model_says_that_it_is_untrained_and_training_starts_from_it(tmp_path, monkeypatch):
     small = {name: value + 1 for name, value in build(SMALL, SPEC, None, "cpu").weights().items()}
-    monkeypatch.setattr(atst, "read_published", lambda _: (SMALL, small))
+    importing = replace(atst.FAMILY, read_published=lambda _: (SMALL, small))
+    monkeypatch.setattr(store, "family", lambda _: importing)
     card = import_published(tmp_path / "encoder.pth", SPEC.family, tmp_path / "model")
-    assert "untrained" in card.description
+    assert "Not trained yet" in card.description
     assert "--start" in card.description
     started = trainer(start=load_model(tmp_path / "model", "cpu").weights()).weights()
     assert all(np.array_equal(started[name], value) for name, value in small.items())

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from making import mosaic_of
 
-from wsiscore.cells import Cells, find_cells
+from wsiscore.cells.find import find_cells
+from wsiscore.cells.rules import CenterRules
+from wsiscore.cells.table import Cells
 from wsiscore.errors import MosaicError
-from wsiscore.generators import CellRules
 from wsiscore.regions import Roi
 
 _counter = itertools.count()
@@ -46,7 +47,7 @@ def test_blocks_change_nothing(
     tmp_path: Path, seed: int, height: int, width: int, levels: int, block: int, smooth_um: float
 ) -> None:
     mosaic = mosaic_of(tmp_path / f"{next(_counter)}.zarr", rough_maps(seed, height, width, levels), 24)
-    rules = CellRules(0.4, 1.5, smooth_um)
+    rules = CenterRules(0.4, 1.5, smooth_um)
     whole = find_cells(mosaic, rules=rules, block_px=1000)
     assert columns(find_cells(mosaic, rules=rules, block_px=block)) == columns(whole)
 
@@ -59,14 +60,14 @@ def test_smoothing_makes_one_cell_of_two_hills_and_moves_no_single_one(
     maps = np.zeros((4, 60, 60))
     maps[0, y, x] = 1
     mosaic = mosaic_of(tmp_path / f"{next(_counter)}.zarr", maps, 24)
-    only = find_cells(mosaic, rules=CellRules(0.001, 1.5, smooth_um))
+    only = find_cells(mosaic, rules=CenterRules(0.001, 1.5, smooth_um))
     assert (only.x_um.tolist(), only.y_um.tolist()) == ([(x + 0.5) * 0.5], [(y + 0.5) * 0.5])
     rows, columns = np.mgrid[:60, :60]
     hills = [np.exp(-((rows - y) ** 2 + (columns - x - aside) ** 2) / 4.5) for aside in (-2, 2)]
     maps[0] = np.maximum(*hills)
     mosaic = mosaic_of(tmp_path / f"{next(_counter)}.zarr", maps, 24)
-    assert len(find_cells(mosaic, rules=CellRules(0.2, 1.0))) == 2
-    assert len(find_cells(mosaic, rules=CellRules(0.2, 1.0, 1.0))) == 1
+    assert len(find_cells(mosaic, rules=CenterRules(0.2, 1.0))) == 2
+    assert len(find_cells(mosaic, rules=CenterRules(0.2, 1.0, 1.0))) == 1
 
 
 @some
@@ -134,7 +135,7 @@ def test_a_rescore_needs_no_new_inference(tmp_path: Path) -> None:
     maps[0, 10, 10], maps[0, 30, 30] = 0.6, 0.9
     mosaic = mosaic_of(tmp_path / "m.zarr", maps, 32)
     assert len(find_cells(mosaic)) == 2
-    assert len(find_cells(mosaic, rules=CellRules(0.7, 1.5))) == 1
+    assert len(find_cells(mosaic, rules=CenterRules(0.7, 1.5))) == 1
 
 
 def test_no_cells_is_an_empty_table(tmp_path: Path) -> None:

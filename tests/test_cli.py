@@ -22,7 +22,7 @@ from click.testing import CliRunner, Result
 from making import write_png
 
 from wsiscore.cli import main
-from wsiscore.synthetic import read_truth
+from wsiscore.synthetic.slides import read_truth
 
 WSISCORE = f"{sys.executable} -c 'from wsiscore.cli import main; main()'"
 
@@ -180,7 +180,7 @@ def test_a_cluster_gives_the_same_table(rendered: Path, scored: tuple[Path, dict
 
 
 def test_no_cluster_says_so(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiscore.cohort._ANSWERS_WITHIN", "1s")
+    monkeypatch.setattr("wsiscore.pipeline.engine._ANSWERS_WITHIN", "1s")
     done = run("score", rendered, "--cluster", "tcp://127.0.0.1:1", "-o", tmp_path)
     assert done.exit_code == 1
     assert "no dask scheduler answers at tcp://127.0.0.1:1" in done.stderr

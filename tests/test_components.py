@@ -14,15 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from making import component_mosaic, whole
 
-from wsiscore.cells import find_cells
-from wsiscore.components import Components, find_components, least_area_um2
-from wsiscore.generators import CellRules
+from wsiscore.cells.components import Components, find_components, find_least_area_um2
+from wsiscore.cells.find import find_cells, rules_of
+from wsiscore.cells.rules import ComponentRules
 from wsiscore.regions import Roi
 
 _counter = itertools.count()
 some = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-RULES = CellRules(threshold=120 / 255)
+RULES = ComponentRules(threshold=120 / 255)
+LIMITS = {"threshold": 120 / 255, "boundary": 80 / 255}
 BIG, SMALL, NONE = (200, 0, 40), (40, 0, 200), (0, 0, 0)
 Picture = npt.NDArray[np.uint8]
 
@@ -82,9 +83,9 @@ def test_blocks_change_nothing_and_the_whole_is_as_defined(
     segmentation = rough(seed, height, width, smooth)
     mosaic = component_mosaic(tmp_path / f"{next(_counter)}.zarr", segmentation, 24, skip=skip)
     held = np.repeat(np.repeat(mosaic.states() == 1, 24, axis=0), 24, axis=1)[:height, :width]
-    once = rows_of(find_components(mosaic, RULES, block_px=1000))
+    once = rows_of(find_components(mosaic, **LIMITS, block_px=1000))
     assert [row[:5] for row in once] == by_definition(segmentation, held)
-    assert rows_of(find_components(mosaic, RULES, block_px=block)) == once
+    assert rows_of(find_components(mosaic, **LIMITS, block_px=block)) == once
 
 
 @pytest.mark.parametrize("block", [3, 16, 33, 500])
@@ -93,7 +94,7 @@ def test_a_ring_across_many_blocks_is_one_cell_with_its_hole(tmp_path: Path, blo
     ring = np.abs(np.hypot(x - 30, y - 28) - 20) < 3
     segmentation = np.where(ring[..., None], BIG, NONE).astype(np.uint8)
     disc = int((np.hypot(x - 30, y - 28) < 23).sum())
-    found = find_components(component_mosaic(tmp_path / "m.zarr", segmentation, 25), RULES, block_px=block)
+    found = find_components(component_mosaic(tmp_path / "m.zarr", segmentation, 25), **LIMITS, block_px=block)
     assert (list(found.size_px), list(found.x_px), list(found.y_px)) == ([disc], [30], [28])
     assert list(found.positive_px) == [int(ring.sum())]
 
@@ -101,26 +102,26 @@ def test_a_ring_across_many_blocks_is_one_cell_with_its_hole(tmp_path: Path, blo
 def test_a_ring_that_the_edge_cuts_open_has_no_hole(tmp_path: Path) -> None:
     drawn = ["PPPPP", "P...P", "P...P", "P...."]
     assert list(
-        find_components(component_mosaic(tmp_path / "a.zarr", painted(drawn), 3), RULES, block_px=3).size_px
+        find_components(component_mosaic(tmp_path / "a.zarr", painted(drawn), 3), **LIMITS, block_px=3).size_px
     ) == [10]
     closed = ["PPPPP", "P...P", "P...P", "PPPPP"]
     assert list(
-        find_components(component_mosaic(tmp_path / "b.zarr", painted(closed), 3), RULES, block_px=3).size_px
+        find_components(component_mosaic(tmp_path / "b.zarr", painted(closed), 3), **LIMITS, block_px=3).size_px
     ) == [20]
 
 
 def test_corners_join_cells_and_boundaries_part_them(tmp_path: Path) -> None:
     joined = painted(["......", ".PP...", ".PP...", "...PP.", "...PP.", "......"])
-    assert list(find_components(component_mosaic(tmp_path / "a.zarr", joined, 3), RULES, block_px=3).size_px) == [8]
+    assert list(find_components(component_mosaic(tmp_path / "a.zarr", joined, 3), **LIMITS, block_px=3).size_px) == [8]
     parted = painted(["........", ".PPPBPP.", ".PPPBPP.", ".PPPBPP.", "........"])
-    found = find_components(component_mosaic(tmp_path / "b.zarr", parted, 3), RULES, block_px=3)
+    found = find_components(component_mosaic(tmp_path / "b.zarr", parted, 3), **LIMITS, block_px=3)
     assert sorted(found.size_px) == [6, 9]
 
 
 def test_ties_are_positive_and_majorities_win(tmp_path: Path) -> None:
     segmentation = painted(["............", ".PN.PPN.NNP.", ".PN.PPN.NNP.", ".PN.PPN.NNP.", "............"])
     mosaic = component_mosaic(tmp_path / "m.zarr", segmentation, 5)
-    cells = find_cells(mosaic, rules=CellRules(120 / 255, least_area_um2=0))
+    cells = find_cells(mosaic, rules=ComponentRules(120 / 255, least_area_um2=0))
     order = np.argsort(cells.x_um)
     assert list(cells.positivity[order]) == [1 / 2, 2 / 3, 1 / 3]
     assert list(cells.positive[order]) == [True, True, False]
@@ -130,7 +131,7 @@ def test_ties_are_positive_and_majorities_win(tmp_path: Path) -> None:
 @given(st.integers(0, 999))
 def test_swapping_the_classes_mirrors_them(tmp_path: Path, seed: int) -> None:
     segmentation = rough(seed, 60, 60, 1.0)
-    rules = CellRules(120 / 255, least_area_um2=0.5)
+    rules = ComponentRules(120 / 255, least_area_um2=0.5)
     cells = find_cells(component_mosaic(tmp_path / f"{next(_counter)}.zarr", segmentation, 24), rules=rules)
     swapped = np.ascontiguousarray(segmentation[..., ::-1])
     mirrored = find_cells(component_mosaic(tmp_path / f"{next(_counter)}.zarr", swapped, 24), rules=rules)
@@ -143,14 +144,14 @@ def test_only_cells_in_the_rois_and_over_the_least_area_count(tmp_path: Path) ->
     for row, column, side in ((5, 5, 4), (5, 40, 8), (40, 5, 12), (40, 40, 12)):
         segmentation[row : row + side, column : column + side] = BIG
     mosaic = component_mosaic(tmp_path / "m.zarr", segmentation, 24)
-    rules = CellRules(120 / 255, least_area_um2=1.0)  # 16 px, which a cell must exceed
+    rules = ComponentRules(120 / 255, least_area_um2=1.0)  # 16 px, which a cell must exceed
     cells = find_cells(mosaic, rules=rules)
     assert (list(cells.x_um), list(cells.y_um)) == ([11.125, 2.625, 11.625], [2.125, 11.625, 11.625])
     assert list(cells.confidence) == pytest.approx([200 / 255] * 3, abs=1e-3)
     assert list(cells.dab_od) == [0, 0, 0]
     rois = [Roi("right", shapely.box(9, 0, 20, 20)), Roi("low", shapely.box(0, 9, 20, 20))]
     assert list(find_cells(mosaic, rois, rules=rules).roi) == [0, 1, 0]
-    assert len(find_cells(mosaic, rules=CellRules(120 / 255, least_area_um2=5.0))) == 2
+    assert len(find_cells(mosaic, rules=ComponentRules(120 / 255, least_area_um2=5.0))) == 2
 
 
 def test_the_found_area_parts_debris_from_nuclei_and_is_told(tmp_path: Path) -> None:
@@ -158,14 +159,13 @@ def test_the_found_area_parts_debris_from_nuclei_and_is_told(tmp_path: Path) -> 
     areas = np.concatenate([rng.integers(5, 20, 60), rng.integers(150, 400, 200)])
     nothing = np.zeros(len(areas))
     components = Components(areas, areas, areas, areas, areas, nothing, nothing)
-    assert 20 * 0.25**2 < least_area_um2(components, 0.25) < 150 * 0.25**2
-    assert least_area_um2(components, 0.5) == 49 * 0.25**2, "what lies above 10² px of 0.25 µm becomes 7²"
+    assert 20 * 0.25**2 < find_least_area_um2(components, 0.25) < 150 * 0.25**2
+    assert find_least_area_um2(components, 0.5) == 49 * 0.25**2, "what lies above 10² px of 0.25 µm becomes 7²"
     first, none = areas[:1], nothing[:1]
     one = Components(first, first, first, first, first, none, none)
-    assert least_area_um2(one, 0.25) == 0
-    found: dict[str, float] = {}
-    find_cells(component_mosaic(tmp_path / "m.zarr", rough(1, 60, 60, 1.0), 24), found=found)
-    assert found["least_area_um2"] >= 1
+    assert find_least_area_um2(one, 0.25) == 0
+    _, found = RULES.find(component_mosaic(tmp_path / "m.zarr", rough(1, 60, 60, 1.0), 24))
+    assert found.least_area_um2 >= 1
 
 
 def test_no_cells_is_an_empty_table(tmp_path: Path) -> None:
@@ -181,9 +181,9 @@ def test_the_published_tiles_give_the_published_cells(shared: Path, tmp_path: Pa
         read = cv2.imread(str(folder / f"{name}_fake_B_5.png"))
         assert read is not None
         mosaic = component_mosaic(tmp_path / f"{name}.zarr", read[..., ::-1].astype(np.uint8), 200)
-        found: dict[str, float] = {}
-        cells = find_cells(mosaic, whole(128, 128), block_px=150, found=found)
-        assert found["least_area_um2"] / 0.25**2 == published["size_thresh"]
+        cells, found = rules_of(mosaic).find(mosaic, block_px=150)
+        cells = cells.in_rois(whole(128, 128))
+        assert found.least_area_um2 / 0.25**2 == published["size_thresh"]
         expected = [centre for centre in published["centroids_xy"] if centre[3] > published["size_thresh"]]
         ours = zip(cells.x_um / 0.25 - 0.5, cells.y_um / 0.25 - 0.5, cells.positive, strict=True)
         assert sorted(ours) == sorted((x, y, positive) for x, y, positive, _ in expected)

@@ -3,7 +3,7 @@
 import pytest
 from contract import GeneratorContract
 
-from wsiscore.generators import names
+from wsiscore.models.registry import names
 
 
 @pytest.mark.parametrize("name", names())

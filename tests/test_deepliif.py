@@ -24,9 +24,9 @@ from wsiscore.generators.deepliif import (
     nearly_empty,
     read_published,
 )
-from wsiscore.hasten import hasten
-from wsiscore.nets import ResNet, SampleNorm, UNet
-from wsiscore.running import fresh
+from wsiscore.networks.blocks import ResNet, SampleNorm, UNet
+from wsiscore.networks.cpu import hasten
+from wsiscore.networks.generator import fresh
 
 SMALL = Config(width=2, halvings=5, blocks=1, judge_width=2)
 SMALL_SPEC = replace(SPEC, multiple_px=32)

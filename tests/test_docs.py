@@ -19,10 +19,12 @@ import torch
 from contract import small
 
 from wsiscore.cli import main
-from wsiscore.generators import family, ihcscoregan, names
-from wsiscore.models import Card, write_model
-from wsiscore.rendering import render_pair
-from wsiscore.synthetic import render_slide
+from wsiscore.generators import ihcscoregan
+from wsiscore.models.card import Card
+from wsiscore.models.registry import family, names
+from wsiscore.models.store import write_model
+from wsiscore.synthetic.pairs import render_pair
+from wsiscore.synthetic.slides import render_slide
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,10 +71,10 @@ def _put_he(folder: Path) -> None:
     rgb = render_pair(np.random.default_rng(1), 512, 512, 0.5, ["he"]).pictures["he"]
     size = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
     tifffile.imwrite(folder / "he" / "case.ome.tif", rgb, photometric="rgb", metadata=size)
-    name, module = next((name, family(name)) for name in names() if family(name).SPEC.output == "image")
-    config = small(module.Config)
-    weights = module.build(config, module.SPEC, None, "cpu").weights()
-    card = Card("stainer", name, "1", "Untrained.", "none", "nothing", module.SPEC, asdict(config))
+    name, module = next((name, family(name)) for name in names() if family(name).spec.output == "image")
+    config = small(module.config)
+    weights = module.build(config, module.spec, None, "cpu").weights()
+    card = Card("stainer", name, "1", "Untrained.", "none", "nothing", module.spec, asdict(config))
     write_model(folder / "stainer", card, weights)
 
 
@@ -101,13 +103,15 @@ def test_the_readme_program_prints_an_index(tmp_path: Path) -> None:
 
 def test_public_names_stay_what_they_are() -> None:
     """A module that is named like a function would hide it once it is loaded."""
-    code = "import wsiscore, wsiscore.pipeline\nprint([type(getattr(wsiscore, name)) for name in wsiscore.__all__])"
+    code = (
+        "import wsiscore, wsiscore.pipeline.steps\nprint([type(getattr(wsiscore, name)) for name in wsiscore.__all__])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "module" not in done.stdout
 
 
 def test_every_column_of_the_table_is_explained() -> None:
-    from wsiscore.report import HEADER
+    from wsiscore.report.tables import HEADER
 
     page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in page for name in HEADER)

@@ -16,8 +16,16 @@ from making import mosaic_of, whole, write_png
 
 from wsiscore.cli import main
 from wsiscore.evaluation import Kind
-from wsiscore.evaluation.compare import evaluate_masks
-from wsiscore.evaluation.overlap import OVERLAPS, Nuclei, aji, compare_nuclei, from_colours, overlaps, read_nuclei
+from wsiscore.evaluation.images.evaluate import evaluate_masks
+from wsiscore.evaluation.images.overlap import (
+    OVERLAPS,
+    Nuclei,
+    aji,
+    compare_nuclei,
+    from_colours,
+    overlaps,
+    read_nuclei,
+)
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.tiles import TileGrid, TileList
 

@@ -19,13 +19,19 @@ from skimage.color import hed2rgb
 from wsiscore.cli import evaluate as cli_evaluate
 from wsiscore.cli import main
 from wsiscore.errors import TruthError
-from wsiscore.evaluation import pictures
-from wsiscore.evaluation.compare import MEASURES, evaluate_images, evaluate_stain
-from wsiscore.evaluation.images import compare_pictures, dists, frechet_distance, hash_values, kernel_distance
-from wsiscore.evaluation.pictures import find_pairs
-from wsiscore.evaluation.staining import THRESHOLDS, dab_class, membrane_errors, saturation
+from wsiscore.evaluation.images import pairs as pictures
+from wsiscore.evaluation.images.evaluate import MEASURES, evaluate_images, evaluate_stain
+from wsiscore.evaluation.images.pairs import find_pairs
+from wsiscore.evaluation.images.similarity import (
+    compare_pictures,
+    dists,
+    frechet_distance,
+    hash_values,
+    kernel_distance,
+)
+from wsiscore.evaluation.images.staining import THRESHOLDS, dab_class, membrane_errors, saturation
 from wsiscore.inference import infer
-from wsiscore.slide import Slide
+from wsiscore.slide.slide import Slide
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "evaluation.md"
 

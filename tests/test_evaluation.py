@@ -18,16 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from wsiscore.cells import Cells
+from wsiscore.cells.table import Cells
 from wsiscore.cli import main
 from wsiscore.errors import OutputError, TruthError, WsiscoreError
-from wsiscore.evaluation import Kind, TrueCells, evaluate_cells, matching, points
-from wsiscore.evaluation.cells import Detection, cell_rows, compare_cells, summarise_cells
-from wsiscore.evaluation.matching import match
-from wsiscore.evaluation.sources import FoundCells, find_predicted, read_found, read_truth
+from wsiscore.evaluation import Kind, TrueCells, evaluate_cells
+from wsiscore.evaluation.detection import matching, points
+from wsiscore.evaluation.detection.files import FoundCells, find_predicted, read_found, read_truth
+from wsiscore.evaluation.detection.matching import match
+from wsiscore.evaluation.detection.measures import Detection, cell_rows, compare_cells, summarise_cells
 from wsiscore.regions import Roi
-from wsiscore.report import write_cells_table
-from wsiscore.synthetic import Truth
+from wsiscore.report.tables import write_cells_table
+from wsiscore.synthetic.slides import Truth
 
 NEG, POS, OUT, ANY = Kind.NEGATIVE, Kind.POSITIVE, Kind.EXCLUDED, Kind.UNKNOWN
 
@@ -631,7 +632,7 @@ def test_errors_are_leaves_of_the_tree():
 
 
 def test_evaluating_loads_no_torch():
-    code = "import sys, wsiscore.cli.evaluate, wsiscore.evaluation.compare; print('torch' in sys.modules)"
+    code = "import sys, wsiscore.cli.evaluate, wsiscore.evaluation.images.evaluate; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

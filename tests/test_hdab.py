@@ -12,9 +12,10 @@ from scipy.ndimage import center_of_mass, label, maximum_filter
 
 from wsiscore.errors import ModelError
 from wsiscore.generators import hdab
-from wsiscore.models import read_card
-from wsiscore.rendering import Look, render_field
+from wsiscore.models.card import read_card
 from wsiscore.stain import Stain
+from wsiscore.synthetic.appearance import Look
+from wsiscore.synthetic.field import render_field
 
 MPP = hdab.SPEC.mpp
 RULES = hdab.SPEC.rules

@@ -10,8 +10,17 @@ from scipy.ndimage import maximum_filter
 
 from wsiscore.errors import ModelError
 from wsiscore.generators import ihcscoregan
-from wsiscore.generators.ihcscoregan import SPEC, Config, Decoder, DualUNet, Encoder, UNet, build, read_published
-from wsiscore.running import fill, fresh
+from wsiscore.generators.ihcscoregan import (
+    SPEC,
+    Config,
+    Decoder,
+    DualUNet,
+    Encoder,
+    UNet,
+    build,
+    read_published,
+)
+from wsiscore.networks.generator import fill, fresh
 
 SMALL = Config(width=4, blocks=1)
 

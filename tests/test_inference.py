@@ -20,7 +20,7 @@ from wsiscore.errors import ModelError, MosaicError, OutputError, SlideError
 from wsiscore.inference import infer, infer_tiles
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.regions import Region, Roi
-from wsiscore.slide import Slide
+from wsiscore.slide.slide import Slide
 from wsiscore.tiles import TileList
 
 
@@ -165,7 +165,7 @@ import os, signal, sys
 import numpy as np
 from making import Darkness, whole
 from wsiscore.inference import infer
-from wsiscore.slide import Slide
+from wsiscore.slide.slide import Slide
 
 source, target, lives = sys.argv[1], sys.argv[2], int(sys.argv[3])
 

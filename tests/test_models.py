@@ -17,22 +17,23 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from wsiscore.cells.rules import CenterRules
 from wsiscore.cli.models import models as command
 from wsiscore.errors import ModelError, OutputError
-from wsiscore.generators import CellRules, GeneratorSpec, ihcscoregan, names
+from wsiscore.generators import ihcscoregan
 from wsiscore.generators.ihcscoregan import Config
-from wsiscore.models import (
-    Card,
-    Measurement,
+from wsiscore.models.card import Card, Measurement, read_card
+from wsiscore.models.contract import GeneratorSpec
+from wsiscore.models.registry import names
+from wsiscore.models.store import (
     default_model,
     find_model,
     import_published,
     load_model,
     model_names,
-    read_card,
     write_model,
 )
-from wsiscore.running import pick_device, read_checkpoint
+from wsiscore.networks.generator import pick_device, read_checkpoint
 
 SMALL = Config(width=4, blocks=1)
 CARD = Card("small", "ihcscoregan", "1", "A test.", "none", "nothing", ihcscoregan.SPEC, asdict(SMALL))
@@ -41,7 +42,7 @@ same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixtur
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 specs = st.builds(
     lambda mpp, tiles, margin, order, threshold, radius: GeneratorSpec(
-        "ihcscoregan", order, mpp, 32 * tiles, min(margin, 15), 32, "float16", CellRules(threshold, radius)
+        "ihcscoregan", order, mpp, 32 * tiles, min(margin, 15), 32, "float16", CenterRules(threshold, radius)
     ),
     st.floats(0.1, 4),
     st.integers(1, 64),
@@ -132,7 +133,7 @@ def test_a_card_may_say_how_centres_are_smoothed_and_older_ones_do_not(model):
     assert card.spec.rules.smooth_um == 1.5
     assert read_card(write_model(model, card, None).folder).spec == card.spec
     edit(model, lambda data: data["spec"]["rules"].update(boundary=0.3))
-    with pytest.raises(ModelError, match="'boundary' means nothing here"):
+    with pytest.raises(ModelError, match="'boundary' is not a rule of centers"):
         read_card(model)
 
 
@@ -160,7 +161,8 @@ def test_the_models_that_come_with_the_package_are_whole():
 def test_cards_and_models_without_weights_need_no_torch():
     program = (
         "import sys\n"
-        "from wsiscore.models import default_model, find_model, load_model, model_names, read_card\n"
+        "from wsiscore.models.card import read_card\n"
+        "from wsiscore.models.store import default_model, find_model, load_model, model_names\n"
         "cards = [read_card(find_model(name)) for name in model_names()]\n"
         "default_model()\n"
         "for card in cards:\n"
@@ -207,7 +209,7 @@ def test_a_card_that_is_not_an_object_is_refused(model):
 
 KEYS = [(key,) for key in json.loads((find_model(model_names()[0]) / "card.json").read_text(encoding="utf-8"))]
 KEYS += [("spec", key) for key in ("mpp", "tile_px", "margin_px", "multiple_px", "channels", "dtype", "rules")]
-KEYS += [("spec", "rules", "threshold"), ("spec", "rules", "radius_um"), ("weights", "file"), ("weights", "sha256")]
+KEYS += [("weights", "file"), ("weights", "sha256")]
 
 
 @pytest.mark.parametrize("keys", KEYS, ids=".".join)
@@ -225,15 +227,25 @@ def test_a_card_that_lacks_or_mistypes_a_key_says_which(model, keys):
         read_card(model)
 
 
+@pytest.mark.parametrize("rule", ["threshold", "radius_um"])
+def test_a_card_that_lacks_or_mistypes_a_rule_says_which(model, rule):
+    edit(model, lambda data: data["spec"]["rules"].update({rule: True}))
+    with pytest.raises(ModelError, match=f"'spec' is wrong: {rule} must be .* got True"):
+        read_card(model)
+    edit(model, lambda data: data["spec"]["rules"].pop(rule))
+    with pytest.raises(ModelError, match=f"'spec' is wrong: the rule '{rule}' is missing"):
+        read_card(model)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         (lambda data: data.update(colour="red"), "the key 'colour' means nothing here"),
-        (lambda data: data["spec"].update(channels=["a", "b"]), "'spec' is wrong: channels a/b mean nothing"),
+        (lambda data: data["spec"].update(channels=["a", "b"]), "'spec' is wrong: channels a/b lack blue, green, red"),
         (lambda data: data["spec"].update(channels=[[]]), "'spec' is wrong"),
         (lambda data: data["spec"].update(tile_px=100), "'spec' is wrong: tiles of 100 px"),
         (lambda data: data["spec"].update(multiple_px=0), "'spec' is wrong"),
-        (lambda data: data["spec"]["rules"].update(threshold=2), "'spec' is wrong: the threshold lies in"),
+        (lambda data: data["spec"]["rules"].update(threshold=2), "'spec' is wrong: threshold must be a number in"),
         (lambda data: data.update(measured_on=[{"set": "x"}]), "'measured_on': the key 'metric' is missing"),
         (lambda data: data["weights"].update(file="../x"), r"'weights\.file' is a file beside the card"),
     ],

@@ -14,14 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage as ndi
 
-from wsiscore import generators
 from wsiscore.cli import main
 from wsiscore.errors import ModelError, OutputError, SlideError
-from wsiscore.models import load_model, read_card
-from wsiscore.rendering import STAINS, Layout, render_pair
-from wsiscore.rendering.svs import write_svs
-from wsiscore.training import Aligned, PairPoolSettings, Pairs, TrainSettings, find_pairs, render_pool, train
-from wsiscore.training.loop import LOSSES
+from wsiscore.models import registry
+from wsiscore.models.card import read_card
+from wsiscore.models.store import load_model
+from wsiscore.synthetic.ground import Layout
+from wsiscore.synthetic.pairs import render_pair
+from wsiscore.synthetic.stains import STAINS
+from wsiscore.synthetic.svs import write_svs
+from wsiscore.training.loop import LOSSES, TrainSettings, train
+from wsiscore.training.pairs import Aligned, Pairs, find_pairs
+from wsiscore.training.prepare import PairPoolSettings, render_pool
 
 seeds = st.integers(0, 2**32)
 
@@ -219,7 +223,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from wsiscore.generators import GeneratorSpec
+from wsiscore.models.contract import Family, GeneratorSpec
 
 SPEC = GeneratorSpec("tinypair", ("red", "green", "blue"), mpp=0.5, tile_px=64, margin_px=8, multiple_px=8,
                      dtype="uint8")
@@ -236,6 +240,8 @@ def derived(pictures):
 
 
 class Painter:
+    device = "cpu"
+
     def __init__(self, spec, weights):
         self.spec, self._weights = spec, weights
 
@@ -251,7 +257,8 @@ def build(config, spec, weights, device):
     return Painter(spec, dict(weights or {"mix": np.eye(3, dtype=np.float32)}))
 
 
-class recipe:
+class Recipe:
+    targets = None
     multiple_px = 4
 
     def __init__(self, config, *, steps, seed, device, tiles, start):
@@ -279,6 +286,9 @@ class recipe:
 
     def show(self, batch):
         return {"he": batch["he"], "ihc": batch["ihc"]}
+
+
+FAMILY = Family(name="tinypair", spec=SPEC, config=Config, build=build, recipe=Recipe, pairs=PAIRS, derived=derived)
 '''
 
 
@@ -288,9 +298,9 @@ def tiny(tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "tinypair.py").write_text(TINY)
     monkeypatch.syspath_prepend(tmp_path / "code")
-    monkeypatch.setattr(generators, "_plugins", lambda: {"tinypair": "tinypair"})
+    monkeypatch.setattr(registry, "_plugins", lambda: {"tinypair": "tinypair"})
     monkeypatch.delitem(sys.modules, "tinypair", raising=False)
-    yield generators.family("tinypair")
+    yield sys.modules["tinypair"] if registry.family("tinypair") else None
     sys.modules.pop("tinypair", None)
 
 
@@ -310,17 +320,17 @@ def test_a_training_goes_on_exactly_where_it_stopped(tiny, pool, tmp_path, monke
     pairs = Pairs(tiny.PAIRS, pool=pool, derived=tiny.derived)
     settings_ = TrainSettings("tinypair", {"rate": 0.05}, steps=20, batch=2, crop_px=48, seed=1)
     whole = train(tmp_path / "whole", settings_, pairs, device="cpu", every=5)
-    step = tiny.recipe.step
+    step = tiny.Recipe.step
 
     def stop(self, batch, number):
         if number == 12:
             raise KeyboardInterrupt
         return step(self, batch, number)
 
-    monkeypatch.setattr(tiny.recipe, "step", stop)
+    monkeypatch.setattr(tiny.Recipe, "step", stop)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts", settings_, pairs, device="cpu", every=5)
-    monkeypatch.setattr(tiny.recipe, "step", step)
+    monkeypatch.setattr(tiny.Recipe, "step", step)
     parts = train(tmp_path / "parts", settings_, pairs, device="cpu", every=5)
     np.testing.assert_array_equal(parts.weights()["mix"], whole.weights()["mix"])
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
@@ -390,7 +400,7 @@ def test_aligned_slides_are_cut_at_the_same_places(tiny, tmp_path):
 
 
 def test_a_picture_that_cannot_be_rendered_must_be_given(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(tiny, "PAIRS", ("he", "pas"))
+    monkeypatch.setattr(tiny, "FAMILY", replace(tiny.FAMILY, pairs=("he", "pas")))
     done = train_tiny("-o", tmp_path / "t")
     assert done.exit_code == 2
     assert "'pas' cannot be rendered" in done.output

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from wsiscore.errors import MosaicError
-from wsiscore.models import find_model, read_card
-from wsiscore.pipeline import Settings, score_slide
+from wsiscore.models.card import read_card
+from wsiscore.models.store import find_model
+from wsiscore.pipeline.options import ScoreOptions
+from wsiscore.pipeline.steps import score_slide
 
 
 def small_files(folder: Path) -> dict[str, bytes]:
@@ -16,7 +18,7 @@ def small_files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_refused_run_leaves_the_record_of_the_finished_one(rendered: Path, tmp_path: Path) -> None:
-    settings = Settings(model="hdab", out=tmp_path)
+    settings = ScoreOptions(model="hdab", out=tmp_path)
     score_slide(rendered, settings)
     before = small_files(tmp_path / "rendered")
     for other in (replace(settings, tile_px=256), replace(settings, model="ihcscoregan")):
@@ -27,7 +29,7 @@ def test_a_refused_run_leaves_the_record_of_the_finished_one(rendered: Path, tmp
 
 @pytest.mark.parametrize("name", ["tiles.json", "mosaic.ome.zarr"])
 def test_what_was_laid_keeps_its_resolution(rendered: Path, tmp_path: Path, name: str) -> None:
-    settings = Settings(model="hdab", out=tmp_path)
+    settings = ScoreOptions(model="hdab", out=tmp_path)
     score_slide(rendered, settings)
     with pytest.raises(MosaicError, match=r"at 0\.25 µm/px; to use --mpp, start from the slide"):
         score_slide(tmp_path / "rendered" / name, replace(settings, mpp=0.5))
@@ -35,12 +37,12 @@ def test_what_was_laid_keeps_its_resolution(rendered: Path, tmp_path: Path, name
 
 def test_the_record_quotes_the_card_where_it_was_followed(rendered: Path, tmp_path: Path) -> None:
     known = read_card(find_model("hdab")).index_errors
-    settings = Settings(model="hdab", out=tmp_path)
+    settings = ScoreOptions(model="hdab", out=tmp_path)
     mosaic = tmp_path / "rendered" / "mosaic.ome.zarr"
     for path, chosen, quoted in (
         (rendered, settings, known),
         (mosaic, replace(settings, model=None), known),
-        (mosaic, replace(settings, threshold=0.9), {}),
+        (mosaic, replace(settings, rules={"threshold": 0.9}), {}),
     ):
         score_slide(path, chosen)
         record = json.loads((tmp_path / "rendered" / "run.json").read_text(encoding="utf-8"))

@@ -11,9 +11,9 @@ import torch
 
 from wsiscore.errors import ModelError
 from wsiscore.generators import pyramidp2p, tdkstain
-from wsiscore.models import import_published, load_model
-from wsiscore.pix2pix import _published_layers
-from wsiscore.rendering.pairs import render_pair
+from wsiscore.models.store import import_published, load_model
+from wsiscore.networks.pix2pix import _published_layers
+from wsiscore.synthetic.pairs import render_pair
 
 FAMILIES = {"pyramidp2p": pyramidp2p, "tdkstain": tdkstain}
 SMALL = {
@@ -48,7 +48,7 @@ def batch(batches, name):
 
 
 def recipe(module, name, start=None, **changed):
-    return module.recipe(
+    return module.Recipe(
         SMALL[name], **{"steps": 6, "seed": 3, "device": "cpu", "tiles": False, "start": start} | changed
     )
 
@@ -143,7 +143,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(name, module, batch):
 
 def test_a_few_steps_lower_the_difference(name, module, batch):
     config = replace(SMALL[name], rate=2e-3)
-    taught = module.recipe(config, steps=12, seed=3, device="cpu", tiles=False, start=None)
+    taught = module.Recipe(config, steps=12, seed=3, device="cpu", tiles=False, start=None)
     losses = [{key: float(loss) for key, loss in taught.step(batch, number).items()} for number in range(12)]
     assert losses[-1]["l1"] < 0.8 * losses[0]["l1"]
     assert all(np.isfinite(list(loss.values())).all() for loss in losses)

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsiscore.errors import ModelError
-from wsiscore.generators import GeneratorSpec
+from wsiscore.cells.rules import CenterRules
+from wsiscore.models.contract import Family, GeneratorSpec
 
-SPEC = GeneratorSpec("dots", ("center", "positive", "negative"), mpp=0.5, tile_px=64, margin_px=8, multiple_px=8)
+SPEC = GeneratorSpec(
+    "dots", ("center", "positive", "negative"), mpp=0.5, tile_px=64, margin_px=8, multiple_px=8, rules=CenterRules()
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Config:
 
 
 class Dots:
-    spec = SPEC
+    device = "cpu"
 
     def __init__(self, spec, strength):
         self.spec, self.strength = spec, strength
@@ -49,6 +52,9 @@ def build(config, spec, weights, device):
     if set(weights) != {"strength"}:
         raise ModelError("the weights are not those of family 'dots': 'strength' is missing")
     return Dots(spec, float(weights["strength"][0]))
+
+
+FAMILY = Family(name="dots", spec=SPEC, config=Config, build=build)
 '''
 
 
@@ -78,12 +84,13 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
-from wsiscore import generators
-from wsiscore.models import Card, load_model, write_model
-assert "dots" in generators.names()
+from wsiscore.models import registry
+from wsiscore.models.card import Card
+from wsiscore.models.store import load_model, write_model
+assert "dots" in registry.names()
 assert "lab_dots" not in sys.modules, "asking for names imports no family"
-dots = generators.family("dots")
-card = Card("mine", "dots", "1", "A test.", "none", "nothing", dots.SPEC, asdict(dots.Config()))
+dots = registry.family("dots")
+card = Card("mine", "dots", "1", "A test.", "none", "nothing", dots.spec, asdict(dots.config()))
 write_model(Path({str(tmp_path / "mine")!r}), card, {{"strength": np.array([0.25], np.float32)}})
 maps = load_model({str(tmp_path / "mine")!r})(np.zeros((1, 3, 16, 16), np.uint8))
 assert maps.shape == (1, 3, 16, 16) and (maps[:, 0] == 0.25).all()
@@ -108,5 +115,5 @@ def test_without_the_package_the_family_is_unknown():
     run(
         {**os.environ, "PYTHONPATH": str(ROOT)},
         "-c",
-        "from wsiscore.generators import names; assert 'dots' not in names()",
+        "from wsiscore.models.registry import names; assert 'dots' not in names()",
     )

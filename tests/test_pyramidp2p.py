@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from wsiscore.generators.pyramidp2p import SPEC, Config, build, halved, recipe
+from wsiscore.generators.pyramidp2p import SPEC, Config, Recipe, build, halved
 
 SMALL = Config(width=4, blocks=1, judge_width=4)
 
 
 def small_recipe(**changed):
-    return recipe(replace(SMALL, **changed), steps=4, seed=0, device="cpu", tiles=False, start=None)
+    return Recipe(replace(SMALL, **changed), steps=4, seed=0, device="cpu", tiles=False, start=None)
 
 
 def test_the_next_scale_is_four_gaussian_blurs_and_every_second_pixel():
@@ -100,7 +100,7 @@ def test_the_unet_of_table_1_paints_tiles_it_can_halve_eight_times():
     with pytest.raises(ValueError, match="multiples of 256 px"):
         generator(np.zeros((1, 3, 64, 64), np.uint8))
     pair = {name: torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8) for name in ("he", "ihc")}
-    taught = recipe(config, steps=1, seed=0, device="cpu", tiles=False, start=generator.weights())
+    taught = Recipe(config, steps=1, seed=0, device="cpu", tiles=False, start=generator.weights())
     assert np.isfinite(float(taught.step(pair, 0)["l1"]))
 
 

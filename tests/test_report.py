@@ -25,30 +25,29 @@ from hypothesis import strategies as st
 from making import write_png
 from PIL import Image
 
-from wsiscore.cells import Cells
+from wsiscore.cells.table import Cells
 from wsiscore.errors import OutputError, SlideError
+from wsiscore.files import replacing
 from wsiscore.regions import Region, Roi
-from wsiscore.report import (
+from wsiscore.report.cohort import Entry, write_index
+from wsiscore.report.fields import choose_fields, local_fields
+from wsiscore.report.html import write_report
+from wsiscore.report.overlay import write_overlay
+from wsiscore.report.page import whole_percent
+from wsiscore.report.picture import jpeg, take
+from wsiscore.report.qupath import write_cells
+from wsiscore.report.tables import (
     HEADER,
-    Entry,
     error_row,
     row,
     score_json,
-    write_cells,
     write_cells_table,
-    write_index,
-    write_overlay,
-    write_report,
     write_score,
     write_scores_csv,
 )
-from wsiscore.report.fields import choose_fields, local_fields
-from wsiscore.report.page import whole_percent
-from wsiscore.report.picture import jpeg, take
 from wsiscore.score import SlideScore, Tally, score_cells
-from wsiscore.slide import Slide
-from wsiscore.sources import VirtualStain
-from wsiscore.writing import replacing
+from wsiscore.slide.readers.base import VirtualStain
+from wsiscore.slide.slide import Slide
 
 HOSTILE = "a<script>alert(1)</script>&\"'\udce9 ü.svs"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

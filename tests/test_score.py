@@ -8,7 +8,7 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiscore.cells import Cells
+from wsiscore.cells.table import Cells
 from wsiscore.errors import RoiError
 from wsiscore.regions import Roi
 from wsiscore.score import MIN_CELLS, SlideScore, Tally, score_cells

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from making import Darkness, write_png
 
-from wsiscore.slide import Slide
+from wsiscore.slide.slide import Slide
 
 FILE = Path(__file__).resolve().parent.parent / "benchmarks" / "seams.py"
 SIDE_PX = 384

@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsiscore import slide as slide_module
-from wsiscore import sources
 from wsiscore.errors import ResolutionError, SlideError
 from wsiscore.regions import Region
-from wsiscore.slide import Slide
+from wsiscore.slide import slide as slide_module
+from wsiscore.slide.readers import registry
+from wsiscore.slide.readers.base import VirtualStain
+from wsiscore.slide.slide import Slide
 
 MPP = 0.25
 WIDTH, HEIGHT = 123, 101
@@ -93,7 +94,7 @@ def scanner_slides(folder: Path) -> list[Slide]:
     pixels = noise(515, 390)
     fast = Slide(write_aperio(folder / "a.svs", [pixels, shrink(pixels, 4)]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_faster_aperio", lambda scanner: scanner)
+        patch.setattr(registry, "_aperio_by_tifffile", lambda scanner: scanner)
         return [fast, Slide(fast.path)]
 
 
@@ -284,7 +285,7 @@ def test_openslide_and_tifffile_give_the_same_aperio(scanner_slides: list[Slide]
 
 def test_openslide_levels_are_unshifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenSlide addresses a level by its average ratio: over 1,900 px that would be four pixels of level 1."""
-    monkeypatch.setattr(sources, "_faster_aperio", lambda scanner: scanner)
+    monkeypatch.setattr(registry, "_aperio_by_tifffile", lambda scanner: scanner)
     x = np.broadcast_to(np.arange(1903) // 8, (67, 1903))
     pixels = np.stack([x, x, x], axis=-1).astype(np.uint8)
     with Slide(write_aperio(tmp_path / "a.svs", [pixels, shrink(pixels, 4)])) as slide:
@@ -299,7 +300,7 @@ def test_a_slide_is_cropped_to_its_bounds(tmp_path: Path, monkeypatch: pytest.Mo
     bounds = {"x": "40", "y": "24", "width": "100", "height": "80"}
     told = {"openslide.vendor": "mirax", "openslide.mpp-x": "0.25", "openslide.mpp-y": "0.25"}
     told |= {f"openslide.bounds-{name}": value for name, value in bounds.items()}
-    monkeypatch.setattr(sources, "_faster_aperio", lambda scanner: scanner)
+    monkeypatch.setattr(registry, "_aperio_by_tifffile", lambda scanner: scanner)
     monkeypatch.setattr(openslide.OpenSlide, "properties", told)
     with Slide(path) as slide:
         assert (slide.width_px, slide.height_px, slide.origin_px) == (100, 80, (40, 24))
@@ -349,7 +350,7 @@ def test_a_virtual_stain_opens_like_any_slide(tmp_path: Path, version: int) -> N
         tmp_path / "v.ome.zarr", version, model={"name": "stainer"}, channels=["red", "green", "blue"]
     )
     slide = Slide(tmp_path / "v.ome.zarr")
-    assert slide.virtual == sources.VirtualStain("stainer", "unknown")
+    assert slide.virtual == VirtualStain("stainer", "unknown")
     assert (slide.format, slide.level_mpp) == ("OME-Zarr", (0.5, 1.0))
     assert np.array_equal(slide.read(Region(0, 0, 90, 70, 0.5)), pixels)
     assert np.array_equal(slide.read(Region(3, 2, 20, 20, 1.0)), shrink(pixels, 2)[2:22, 3:23])
@@ -480,7 +481,7 @@ def test_a_broken_tile_leaves_the_rest(tmp_path: Path, reader: str, monkeypatch:
     data[start : start + count] = bytes(count)
     path.write_bytes(data)
     if reader == "openslide":
-        monkeypatch.setattr(sources, "_faster_aperio", lambda scanner: scanner)
+        monkeypatch.setattr(registry, "_aperio_by_tifffile", lambda scanner: scanner)
     with Slide(path) as slide:
         before = slide.read(Region(192, 128, 64, 64, 0.25))
         for _ in range(2):
@@ -585,7 +586,7 @@ def test_a_real_aperio_is_the_same_through_openslide(shared: Path, monkeypatch: 
     path = shared / "data" / "wsi" / "cmu-1-small-region.svs"
     region = Region(500, 700, 800, 600, 0.499)
     with Slide(path) as fast:
-        monkeypatch.setattr(sources, "_faster_aperio", lambda scanner: scanner)
+        monkeypatch.setattr(registry, "_aperio_by_tifffile", lambda scanner: scanner)
         with Slide(path) as slow:
             assert np.array_equal(fast.read(region), slow.read(region))
 

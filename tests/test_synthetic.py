@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from wsiscore.cli.render import render
 from wsiscore.errors import OutputError
-from wsiscore.rendering import Layout, Look, render_field
-from wsiscore.rendering.ground import smooth_noise
-from wsiscore.synthetic import Truth, read_truth, render_slide, write_svs
+from wsiscore.synthetic.appearance import Look
+from wsiscore.synthetic.field import render_field
+from wsiscore.synthetic.ground import Layout, smooth_noise
+from wsiscore.synthetic.slides import Truth, read_truth, render_slide, write_svs
 
 seeds = st.integers(0, 2**32)
 
@@ -181,7 +182,7 @@ def test_same_seed_same_slide(slide, tmp_path):
 
 
 def test_mirrored_slide_keeps_its_truth(tmp_path, monkeypatch):
-    monkeypatch.setattr("wsiscore.synthetic._BLOCK_PX", 512)
+    monkeypatch.setattr("wsiscore.synthetic.slides._BLOCK_PX", 512)
     path = render_slide(tmp_path, "m", index=50, width_px=1500, height_px=1300, mpp=0.5, seed=2)
     truth = read_truth(path.with_suffix(".truth.csv"))
     with openslide.OpenSlide(path) as opened:

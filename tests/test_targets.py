@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage as ndi
 
 from wsiscore.errors import RoiError
-from wsiscore.generators import TargetRules
+from wsiscore.models.contract import TargetRules
 from wsiscore.training.targets import (
     OTHERS,
     center_map,

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 from wsiscore.generators import tdkstain
-from wsiscore.generators.tdkstain import Config, DensityEstimator, derived, membrane_mask, recipe
-from wsiscore.rendering import Look, render_field
+from wsiscore.generators.tdkstain import Config, DensityEstimator, Recipe, derived, membrane_mask
 from wsiscore.stain import Stain
+from wsiscore.synthetic.appearance import Look
+from wsiscore.synthetic.field import render_field
 
 SMALL = Config(width=4, blocks=1, judge_width=4, density_width=4, density_blocks=1)
 PX = 256
 
 
 def small_recipe(**changed):
-    return recipe(replace(SMALL, **changed), steps=4, seed=0, device="cpu", tiles=False, start=None)
+    return Recipe(replace(SMALL, **changed), steps=4, seed=0, device="cpu", tiles=False, start=None)
 
 
 def painted(hematoxylin_od, dab_od):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from shapely.geometry import Point, Polygon
 
-from wsiscore.slide import Slide
-from wsiscore.tissue import find_tissue
+from wsiscore.roi.tissue import find_tissue
+from wsiscore.slide.slide import Slide
 
 MPP = 8.0
 HEIGHT, WIDTH = 700, 1000  # 5.6 × 8 mm

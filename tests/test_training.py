@@ -20,14 +20,18 @@ from scipy import ndimage as ndi
 
 from wsiscore.cli import main
 from wsiscore.errors import ModelError, OutputError, SlideError
-from wsiscore.generators import TargetRules, family
 from wsiscore.generators.ihcscoregan import Config, DualUNet, Recipe
-from wsiscore.models import load_model, read_card
-from wsiscore.training import Case, Draws, PoolSettings, Sources, TrainSettings, check_polarity, render_pool, train
+from wsiscore.models.card import read_card
+from wsiscore.models.contract import TargetRules
+from wsiscore.models.registry import family
+from wsiscore.models.store import load_model
+from wsiscore.training import finish
 from wsiscore.training.augment import blank, counterstain, cut_and_turn, defocus, fade, forget_unseen, inner
-from wsiscore.training.cases import slide_of_tile, split_by_case
-from wsiscore.training.loop import CHECKPOINT, LOSSES
-from wsiscore.training.outcome import choose_rules, write_trained
+from wsiscore.training.data import Draws, Sources
+from wsiscore.training.finish import check_polarity, choose_rules, write_trained
+from wsiscore.training.folds import Case, slide_of_tile, split_by_case
+from wsiscore.training.loop import CHECKPOINT, LOSSES, TrainSettings, train
+from wsiscore.training.prepare import PoolSettings, render_pool
 from wsiscore.training.targets import OTHERS, center_map
 
 POOL = PoolSettings(fields=16, side_px=96, mpp=0.5, seed=3)
@@ -259,7 +263,9 @@ import torch
 torch.set_num_threads(1)
 sys.path[:0] = [{tests!r}, {root!r}]
 from test_training import POOL, of, paths
-from wsiscore.training import Pool, Sources, train
+from wsiscore.training.data import Sources
+from wsiscore.training.loop import train
+from wsiscore.training.prepare import Pool
 if __name__ == "__main__":
     train(Path(sys.argv[1]), of({steps}), Sources(Pool(POOL, Path({pool!r})), paths(Path({tiles!r}))), device="cpu",
           every=3, workers={workers})
@@ -374,7 +380,7 @@ class Brown:
     """A generator that calls what is brown positive, or the other way round."""
 
     def __init__(self, turned):
-        self.spec = family("ihcscoregan").SPEC
+        self.spec = family("ihcscoregan").spec
         self.turned = turned
 
     def __call__(self, tiles):
@@ -397,11 +403,12 @@ def test_polarity_is_told_by_dab(turned, pool):
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_model_learnt_the_other_way_round_is_named_right(turned, pool, tmp_path, monkeypatch):
-    module = family("ihcscoregan")
+    own = family("ihcscoregan")
     recipe = Recipe(Config(**TINY), steps=1, seed=0, device="cpu", tiles=False, start=None)
-    monkeypatch.setattr(module, "build", lambda *_: Brown(turned))
-    card = write_trained(tmp_path / "m", recipe, of(1), Sources(pool), module.SPEC, name="mine", told="By hand.")
-    assert card.spec.channels == (("center", "negative", "positive") if turned else module.SPEC.channels)
+    turning = replace(own, build=lambda *_: Brown(turned))
+    monkeypatch.setattr(finish, "family", lambda _: turning)
+    card = write_trained(tmp_path / "m", recipe, of(1), Sources(pool), own.spec, name="mine", told="By hand.")
+    assert card.spec.channels == (("center", "negative", "positive") if turned else own.spec.channels)
     assert "OD of DAB" in card.polarity
     assert ("exchanged" in card.polarity) == turned
 
@@ -410,7 +417,7 @@ class Knowing:
     """A generator that finds the rendered nuclei by their picture, at heights and distances of its own."""
 
     def __init__(self, pool):
-        self.spec = family("ihcscoregan").SPEC
+        self.spec = family("ihcscoregan").spec
         self.fields = {pool.field(n)[0].tobytes(): pool.field(n)[1] for n in range(len(pool))}
 
     def __call__(self, tiles):

@@ -16,18 +16,18 @@ import tifffile
 from click.testing import CliRunner, Result
 from making import Darkness, whole, write_png
 
-from wsiscore import generators
 from wsiscore.cli import main
 from wsiscore.errors import SlideError
 from wsiscore.inference import infer
-from wsiscore.models import default_model
+from wsiscore.models import registry
+from wsiscore.models.store import default_model
 from wsiscore.mosaic import Mosaic, TileState
-from wsiscore.ome_tiff import write_ome_tiff
+from wsiscore.pipeline.rois import rois_of
 from wsiscore.regions import Region, Roi
-from wsiscore.rendering import render_pair
-from wsiscore.rois import rois_of
-from wsiscore.slide import Slide
-from wsiscore.sources import open_source
+from wsiscore.slide.ome_tiff import write_ome_tiff
+from wsiscore.slide.readers.registry import open_reader
+from wsiscore.slide.slide import Slide
+from wsiscore.synthetic.pairs import render_pair
 
 MPP = 0.5
 SIDE_UM = 300.0  # of the H&E slide
@@ -64,7 +64,7 @@ def run() -> Iterator[Run]:
         return CliRunner().invoke(main, [str(word) for word in words], input=stdin)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generators, "_plugins", lambda: {"restain": "restain"})
+        patch.setattr(registry, "_plugins", lambda: {"restain": "restain"})
         yield run
 
 
@@ -88,14 +88,14 @@ def test_two_commands_give_a_report_that_says_what_it_is_of(two_commands: tuple[
     out, scored = two_commands
     (line,) = csv.DictReader(scored.stdout.splitlines(), delimiter="\t")
     assert line in csv.DictReader((out / "scores.csv").read_text(encoding="utf-8").splitlines())
-    assert (line["slide"], line["model"]) == ("case 7.ome-virtual", f"{default_model()} on virtual blue-to-brown")
+    assert (line["slide"], line["model"]) == ("case 7-virtual", f"{default_model()} on virtual blue-to-brown")
     assert float(line["area_mm2"]) == pytest.approx(190 * 210 / 1e6, abs=1e-3)
     assert int(line["positive"]) > 0
     assert int(line["negative"]) > 0
 
     sha = json.loads((out.parent / "blue-to-brown" / "card.json").read_text(encoding="utf-8"))["weights"]["sha256"]
     painted = {"model": "blue-to-brown", "slide": str(he), "version": "1", "weights_sha256": sha}
-    folder = out / "case 7.ome-virtual"
+    folder = out / "case 7-virtual"
     score, record = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("score.json", "run.json"))
     assert score["virtual"] == record["slide"]["virtual"] == painted
     assert record["settings"]["roi_source"] == str(he.with_name("case 7.geojson"))
@@ -122,7 +122,7 @@ def test_a_cohort_remembers_which_of_its_slides_are_virtual(
 
 def test_the_regions_lie_where_they_were_drawn(two_commands: tuple[Path, Result]) -> None:
     out, _ = two_commands
-    with Slide(out / "case 7.ome" / "mosaic.ome.zarr") as virtual:
+    with Slide(out / "case 7" / "mosaic.ome.zarr") as virtual:
         (roi,), _ = rois_of(virtual)
         assert shapely.equals(shapely.box(*DRAWN_UM), shapely.normalize(roi.outline_um))
         assert (virtual.mpp, virtual.width_px) == (MPP, SIDE_UM / MPP)
@@ -133,7 +133,7 @@ def test_a_virtual_stain_painted_anew_is_not_scored_from_the_old_cells(run: Run,
     other = restain.write(out.parent / "other", start=0.7)
     refused = run("infer", he, "--model", other, "-o", out)
     assert "other settings (model)" in refused.stderr
-    (out / "case 7.ome" / "mosaic.ome.zarr").rename(out / "put away")
+    (out / "case 7" / "mosaic.ome.zarr").rename(out / "put away")
     again = run("infer", he, "--model", other, "-o", out)
     scored = run("score", "-", stdin=again.stdout)
     assert scored.exit_code == 1
@@ -153,9 +153,9 @@ def test_models_of_the_wrong_kind_are_refused_before_they_run(run: Run, he: Path
 
 def test_the_ome_tiff_is_the_virtual_stain(two_commands: tuple[Path, Result], run: Run, tmp_path: Path) -> None:
     out, _ = two_commands
-    folder = out / "case 7.ome"
-    path = folder / "case 7.ome-virtual.ome.tif"
-    one, other = open_source(folder / "mosaic.ome.zarr"), open_source(path)
+    folder = out / "case 7"
+    path = folder / "case 7-virtual.ome.tif"
+    one, other = open_reader(folder / "mosaic.ome.zarr"), open_reader(path)
     assert other.virtual == one.virtual
     assert other.virtual is not None
     assert (other.levels, other.mpp_xy, other.format) == (one.levels, (MPP, MPP), "OME-TIFF")
@@ -172,7 +172,7 @@ def test_an_export_keeps_every_pixel_of_every_level(tmp_path: Path, width: int, 
     with Slide(write_png(tmp_path / "stained ü.png", rgb), MPP) as slide:
         mosaic = infer(slide, [painted], Darkness(tile_px=256, image=True), tmp_path / "m.ome.zarr")
     write_ome_tiff(tmp_path / "v.ome.tif", mosaic.path)
-    one, other = open_source(mosaic.path), open_source(tmp_path / "v.ome.tif")
+    one, other = open_reader(mosaic.path), open_reader(tmp_path / "v.ome.tif")
     assert one.levels == other.levels
     for number, level in enumerate(one.levels):
         everything = (number, 0, 0, level.width, level.height)

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from wsiscore.annotations import read_rois
-    from wsiscore.cells import Cells, find_cells
+    from wsiscore.cells.find import find_cells
+    from wsiscore.cells.table import Cells
     from wsiscore.errors import WsiscoreError
     from wsiscore.inference import infer
-    from wsiscore.models import load_model
+    from wsiscore.models.store import load_model
     from wsiscore.mosaic import Mosaic
     from wsiscore.regions import Region, Roi
+    from wsiscore.roi.annotations import read_rois
+    from wsiscore.roi.tissue import find_tissue
     from wsiscore.score import SlideScore, Tally, score_cells
-    from wsiscore.slide import Slide
-    from wsiscore.tissue import find_tissue
+    from wsiscore.slide.slide import Slide
 
 __all__ = [
     "Cells",
@@ -47,19 +48,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Cells": "cells",
+    "Cells": "cells.table",
     "Mosaic": "mosaic",
     "Region": "regions",
     "Roi": "regions",
-    "Slide": "slide",
+    "Slide": "slide.slide",
     "SlideScore": "score",
     "Tally": "score",
     "WsiscoreError": "errors",
-    "find_cells": "cells",
-    "find_tissue": "tissue",
+    "find_cells": "cells.find",
+    "find_tissue": "roi.tissue",
     "infer": "inference",
-    "load_model": "models",
-    "read_rois": "annotations",
+    "load_model": "models.store",
+    "read_rois": "roi.annotations",
     "score_cells": "score",
 }
 

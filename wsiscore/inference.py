@@ -17,10 +17,10 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from wsiscore.errors import ModelError, MosaicError, OutputError, SlideError
-from wsiscore.generators import Generator, SlideAdaptive
+from wsiscore.models.contract import Generator, SlideAdaptive
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.regions import Roi
-from wsiscore.slide import Slide
+from wsiscore.slide.slide import Slide
 from wsiscore.stain import Stain, dab_od_map, pink_share
 from wsiscore.tiles import Tile, TileList
 
@@ -137,12 +137,12 @@ def infer_tiles(
         "model": dict(model or {"family": spec.family}),
         "output": spec.output,
         **({"virtual": asdict(slide.virtual)} if slide.virtual else {}),
-        "rules": spec.rules.of(spec.output),
+        "rules": spec.rules.to_json() if spec.rules else {},
         "stain": stain.to_json(),
         "pink_share": round(pink_share(sample, stain.white), 4),
         "found": generator.settings if isinstance(generator, SlideAdaptive) else {},
     }
-    channels = spec.channels if spec.output == "image" else (*spec.channels, DAB_CHANNEL)
+    channels = (*spec.channels, DAB_CHANNEL) if spec.rules else spec.channels
     mosaic = Mosaic.create(Path(path), tiles, channels, spec.dtype, about)
     batch_size = batch_size or max(1, _BATCH_PX // grid.tile_px**2)
     run = _Run(slide, generator, mosaic, stain, clock)
@@ -241,7 +241,7 @@ class _Run:
     def _write(self, tile: Tile, rgb: Pixels, maps: Maps) -> None:
         margin, core = self.mosaic.grid.margin_px, tile.write
         kept = np.s_[margin : margin + core.height, margin : margin + core.width]
-        if self.generator.spec.output == "image":
+        if self.generator.spec.rules is None:
             self.mosaic.write(tile, np.rint(maps[:, *kept] * 255).astype(np.uint8))
             return
         dab = dab_od_map(rgb, self.stain, self.mosaic.grid.mpp)

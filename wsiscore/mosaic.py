@@ -223,6 +223,8 @@ class Mosaic:
 def _refuse_stale(found: Mosaic, meta: Mapping[str, Any]) -> None:
     """Raise a MosaicError unless a mosaic was started with `meta`, or is finished and holds its maps and more."""
     changed = sorted(k for k in {*meta, *found.about} if meta.get(k) != found.about.get(k))
+    if found.about.get("output") == "image":  # earlier versions wrote rules here, though a picture has none
+        changed = [k for k in changed if k != "rules"]
     mend = "delete it or choose another folder with -o"
     if changed == ["channels"]:
         wanted = meta["channels"]

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import shapely
 
-from wsiscore.cells import Cells
+from wsiscore.cells.table import Cells
 from wsiscore.errors import RoiError
 from wsiscore.regions import Roi, inside
-from wsiscore.sources import VirtualStain
+from wsiscore.slide.readers.base import VirtualStain
 
 __all__ = ["CUTOFF", "MIN_CELLS", "Call", "SlideScore", "Tally", "call", "score_cells"]
 

@@ -13,9 +13,9 @@ import shapely
 from shapely.geometry import mapping, shape
 
 from wsiscore.errors import MosaicError, RoiError
+from wsiscore.files import replacing
 from wsiscore.regions import Region, Roi
-from wsiscore.slide import Slide
-from wsiscore.writing import replacing
+from wsiscore.slide.slide import Slide
 
 __all__ = ["Tile", "TileGrid", "TileList", "rois_from_json", "rois_to_json"]
 

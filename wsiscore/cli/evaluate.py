@@ -127,7 +127,7 @@ def images(predicted: Path, truth: Path, **chosen: Any) -> None:
     PRED and the truth are folders of PNG, TIFF or JPEG, matched by their stems, or what `wsiscore infer` wrote with a
     model that paints. Measures are MSE, PSNR, SSIM, CSS; with a feature network also PHV, DISTS, FID and KID.
     """
-    from wsiscore.evaluation.compare import evaluate_images
+    from wsiscore.evaluation.images.evaluate import evaluate_images
 
     _print(evaluate_images(predicted, truth, **chosen))
 
@@ -144,7 +144,7 @@ def masks(predicted: Path, truth: Path, types: dict[int, Kind], out: Path | None
     between) or maps of numbered instances (NPY, TIFF, PNG), or what `wsiscore infer` wrote with a model that paints
     such masks. Measures are pixel accuracy, Dice, IoU, AJI and the error of the index.
     """
-    from wsiscore.evaluation.compare import evaluate_masks
+    from wsiscore.evaluation.images.evaluate import evaluate_masks
 
     _print(evaluate_masks(predicted, truth, types=types, out=out))
 
@@ -170,7 +170,7 @@ def stain(predicted: Path, truth: Path, **chosen: Any) -> None:
     PRED and the truth as for `images`. Compared are the number of nuclei, where there is DAB at increasing
     thresholds, and the class of its intensity, like HER2's 0, 1+, 2+, 3+ but no HER2 score.
     """
-    from wsiscore.evaluation.compare import evaluate_stain
+    from wsiscore.evaluation.images.evaluate import evaluate_stain
 
     _print(evaluate_stain(predicted, truth, **chosen))
 

@@ -15,16 +15,14 @@ __all__ = ["infer"]
 @options.of_slides
 @options.of_model
 @click.option("--ome-tiff", is_flag=True, help="Write a virtual stain as pyramidal OME-TIFF too, without loss.")
-def infer(inputs: tuple[str, ...], ome_tiff: bool, **chosen: Any) -> None:
+def infer(inputs: tuple[str, ...], **chosen: Any) -> None:
     """Run a model over slides or tile lists; write OUT/<stem>/mosaic.ome.zarr and print its path.
 
-    A model that paints a virtual stain leaves a picture there, which `wsiscore score` takes as a slide.
-    A run that was interrupted goes on where it stopped, and ends with the same bytes.
+    A model that paints a virtual stain writes a picture there, which `wsiscore score` takes as a slide.
+    An interrupted run continues where it stopped, and ends with the same bytes.
     """
-    from wsiscore.pipeline import Settings, infer_slide
+    from wsiscore.pipeline.options import InferOptions
+    from wsiscore.pipeline.steps import infer_slide
 
-    settings = Settings(**chosen)
-    options.each(
-        options.paths_of(inputs, settings.roi),
-        lambda path: infer_slide(path, settings, ome_tiff=ome_tiff, progress=True).path,
-    )
+    given = InferOptions(**chosen)
+    options.each(options.paths_of(inputs, given.roi), lambda path: infer_slide(path, given, progress=True).path)

@@ -40,8 +40,8 @@ def _mosaic(path: Path) -> tuple[str, ...] | None:
 
 
 def _slide(path: Path, mpp: float | None) -> tuple[str, ...]:
-    from wsiscore.annotations import roi_file_beside
-    from wsiscore.slide import Slide
+    from wsiscore.roi.annotations import roi_file_beside
+    from wsiscore.slide.slide import Slide
 
     with Slide(path, mpp) as slide:
         size = f"{slide.width_px * slide.mpp / 1e3:.2f}x{slide.height_px * slide.mpp / 1e3:.2f}"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsiscore.generators import names
+from wsiscore.models.registry import names
 
 if TYPE_CHECKING:
-    from wsiscore.models import Card
+    from wsiscore.models.card import Card
 
 __all__ = ["models"]
 
@@ -29,7 +29,8 @@ def list_models() -> None:
     mpp is in µm per pixel, tile_px is the side of a tile in pixels, the default is marked "default". A family
     that comes without a model has a line with "-" for its name.
     """
-    from wsiscore.models import default_model, find_model, model_names, read_card
+    from wsiscore.models.card import read_card
+    from wsiscore.models.store import default_model, find_model, model_names
 
     cards = [read_card(find_model(name)) for name in model_names()]
     click.echo("\t".join(_COLUMNS))
@@ -43,7 +44,8 @@ def list_models() -> None:
 @click.argument("model", metavar="NAME_OR_FOLDER")
 def info(model: str) -> None:
     """Print what a model is, what it was trained and measured on, and what it reads and gives."""
-    from wsiscore.models import find_model, read_card
+    from wsiscore.models.card import read_card
+    from wsiscore.models.store import find_model
 
     click.echo(_description(read_card(find_model(model))))
 
@@ -61,7 +63,7 @@ def import_model(source: Path, family: str, folder: Path) -> None:
 
     Code in the file is not run. Only what scoring needs is kept, so the model may be smaller than the file.
     """
-    from wsiscore.models import import_published
+    from wsiscore.models.store import import_published
 
     import_published(source, family, folder)
     click.echo(folder)
@@ -78,7 +80,8 @@ def _line(card: Card, *, is_default: bool) -> str:
 
 
 def _description(card: Card) -> str:
-    spec, rules = card.spec, card.spec.rules.of(card.spec.output)
+    spec = card.spec
+    rules = spec.rules.to_json() if spec.rules else {}
     told = ", ".join(f"{name} {'found on the slide' if rule is None else f'{rule:g}'}" for name, rule in rules.items())
     measured = [f"{m.set}: {m.metric} {m.value}  ({m.command})" for m in card.measured_on]
     lines = [
@@ -89,7 +92,7 @@ def _description(card: Card) -> str:
         ("reads", f"{spec.mpp:g} µm/px, tiles of {spec.tile_px} px or another multiple of {spec.multiple_px} px"),
         ("margin", f"{spec.margin_px} px of a tile are read but not kept"),
         ("gives", f"{', '.join(spec.channels)} as {spec.dtype}"),
-        ("cells", "none: it paints a picture" if spec.output == "image" else told),
+        ("cells", told or "none: it paints a picture"),
         ("polarity", card.polarity or "follows from the method"),
         ("config", ", ".join(f"{key}={value}" for key, value in card.config.items()) or "the family's defaults"),
         ("licence", card.licence),

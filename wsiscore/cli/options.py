@@ -1,17 +1,19 @@
-"""Options that two or more commands share; those of slides and models are named as the fields of `Settings`."""
+"""Options that two or more commands share, named as the fields of `wsiscore.pipeline.options`."""
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from wsiscore.cells.rules import rule_fields, rule_flag
 from wsiscore.errors import WsiscoreError
 
-__all__ = ["TILE_SIZES", "device", "each", "inputs", "mpp", "of_model", "of_slides", "paths_of"]
+__all__ = ["TILE_SIZES", "device", "each", "inputs", "mpp", "of_model", "of_rules", "of_slides", "paths_of"]
 
 Command = Callable[..., Any]
 
@@ -29,7 +31,7 @@ device = click.option(
     type=click.Choice(["auto", "cuda", "mps", "cpu"]),
     default="auto",
     show_default=True,
-    help="Where to compute.",
+    help="Where to compute; auto is the fastest device there is.",
 )
 
 
@@ -89,7 +91,22 @@ of_model = _together(
         help="Maps of the model to compute and keep: those needed for cells or a picture, or all.",
     ),
 )
-"""What runs over it, and how."""
+"""Which model runs, and how."""
+
+
+def _rule_option(name: str, about: Mapping[str, Any]) -> Callable[[Command], Command]:
+    most = about["most"] if about["most"] < math.inf else None
+    unit = f", {about['unit']}" if about["unit"] else ""
+    return click.option(
+        rule_flag(name),
+        name,
+        type=click.FloatRange(about["least"], most, min_open=about["above"]),
+        help=f"{about['text']}{unit}; by default the model's.",
+    )
+
+
+of_rules = _together(*(_rule_option(name, about) for name, about in rule_fields().items()))
+"""How cells are found: one option for each rule of every kind of output."""
 
 
 def paths_of(inputs: Sequence[str], roi: Path | None = None) -> Iterator[Path]:

@@ -10,7 +10,7 @@ __all__ = ["render"]
 
 
 def _stains(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...]:
-    from wsiscore.rendering import STAINS
+    from wsiscore.synthetic.stains import STAINS
 
     names = tuple(given.split(","))
     if unknown := [name for name in names if name not in STAINS]:
@@ -56,7 +56,7 @@ def render(
     nuclei into OUT/truth/, and prints OUT. A family that learns from aligned pictures trains on such a folder, and is
     measured on one of another seed.
     """
-    from wsiscore.synthetic import render_pairs, render_slide
+    from wsiscore.synthetic.slides import render_pairs, render_slide
 
     if pairs:
         click.echo(render_pairs(folder, name, pairs, stains, index=index, side_px=size or 512, mpp=mpp, seed=seed))

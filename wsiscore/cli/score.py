@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsiscore.cells.rules import rule_fields
 from wsiscore.cli import options
+from wsiscore.score import CUTOFF
 
 if TYPE_CHECKING:
-    from wsiscore.pipeline import Settings
-    from wsiscore.report import Entry
+    from wsiscore.pipeline.options import ScoreOptions
+    from wsiscore.report.cohort import Entry
 
 __all__ = ["score"]
 
@@ -27,54 +29,44 @@ __all__ = ["score"]
 @click.option(
     "--cutoff",
     type=click.FloatRange(0, 100, min_open=True, max_open=True),
-    default=20.0,
+    default=CUTOFF,
     show_default=True,
     help="Index at and above which a slide is called high, %.",
 )
-@click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1),
-    help="What a cell must exceed in the centre map or, of whole cells, in positive and negative map together; "
-    "by default the model's.",
-)
-@click.option(
-    "--radius",
-    "radius_um",
-    type=click.FloatRange(0, min_open=True),
-    help="Half the side of the square in which a cell is the highest point, µm; by default the model's.",
-)
-@click.option(
-    "--least-area",
-    "least_area_um2",
-    type=click.FloatRange(0),
-    help="Of whole cells, area that one must exceed, µm²; by default the model's, or found on the slide.",
-)
+@options.of_rules
 @click.option("--csv", is_flag=True, help="Write the cells as cells.csv instead of cells.parquet.")
-@click.option("--cluster", metavar="ADDRESS", help="Score over the workers of this dask scheduler, a slide a task.")
+@click.option(
+    "--cluster",
+    metavar="ADDRESS|local:N",
+    help="Score over the workers of this dask scheduler, or by N processes of this machine, a slide a job.",
+)
 def score(inputs: tuple[str, ...], cluster: str | None, **chosen: Any) -> None:
     """Score slides, tile lists or mosaics; print one tab-separated line a slide.
 
     Each slide gets a folder OUT/<stem>/ with report.html, overlay.jpg, score.json, cells.parquet, cells.geojson for
-    QuPath, mosaic.ome.zarr and run.json; the cohort scores.csv and index.html. A mosaic is scored anew without
-    running the model again. A slide that fails is a line with its reason, and the others go on.
+    QuPath, mosaic.ome.zarr and run.json; the cohort scores.csv and index.html. A mosaic is scored again without
+    running the model. A slide that fails is a line with its reason, and the others go on.
     """
-    from wsiscore.pipeline import Settings
+    from wsiscore.pipeline.options import ScoreOptions
 
-    settings = Settings(**chosen)
-    raise SystemExit(_print_scores(options.paths_of(inputs, settings.roi), settings, cluster))
+    rules = {name: value for name in rule_fields() if (value := chosen.pop(name)) is not None}
+    given = ScoreOptions(rules=rules, **chosen)
+    raise SystemExit(_print_scores(options.paths_of(inputs, given.roi), given, cluster))
 
 
-def _print_scores(paths: Iterator[Path], settings: Settings, cluster: str | None) -> int:
+def _print_scores(paths: Iterator[Path], given: ScoreOptions, cluster: str | None) -> int:
     """Print the table as it grows, write the cohort at the end, however that comes, and return the exit status."""
-    from wsiscore.cohort import fields_of, score_slides, write_cohort
-    from wsiscore.report import HEADER
+    from wsiscore.pipeline.cohort import fields_of, score_slides, write_cohort
+    from wsiscore.pipeline.engine import open_engine
+    from wsiscore.report.tables import HEADER
 
     click.echo("\t".join(HEADER))
     cohorts: defaultdict[Path, list[Entry]] = defaultdict(list)
     try:
-        for out, entry in score_slides(paths, settings, cluster=cluster, progress=True):
-            cohorts[out].append(entry)
-            click.echo("\t".join(fields_of(entry)))
+        with open_engine(cluster) as engine:
+            for out, entry in score_slides(paths, given, engine):
+                cohorts[out].append(entry)
+                click.echo("\t".join(fields_of(entry)))
     finally:
         for out, entries in cohorts.items():
             write_cohort(out, entries)

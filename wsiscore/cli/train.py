@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 import click
 
 from wsiscore.cli import options
-from wsiscore.generators import family, names
+from wsiscore.models.registry import families, family
 
 if TYPE_CHECKING:
-    from wsiscore.generators import GeneratorSpec
-    from wsiscore.models import Card
-    from wsiscore.training import Pairs, Sources, Split
+    from wsiscore.models.card import Card
+    from wsiscore.models.contract import GeneratorSpec
+    from wsiscore.pipeline.options import TileOptions
+    from wsiscore.training.data import Sources
+    from wsiscore.training.folds import Split
+    from wsiscore.training.pairs import Pairs
 
 __all__ = ["train"]
 
@@ -101,7 +104,7 @@ class _Families(click.Group):
     """One command for each family that can be trained, made when it is called: its help lists the family's Config."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in names() if hasattr(family(name), "recipe")]
+        return [name for name, own in families().items() if own.recipe]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return _command(cmd_name) if cmd_name in self.list_commands(ctx) else None
@@ -119,22 +122,23 @@ def train() -> None:
 
 def _command(name: str) -> click.Command:
     def run(inputs: tuple[str, ...], out: Path, settings: tuple[str, ...], start: str | None, **given: Any) -> None:
-        from wsiscore.models import find_model, read_card
+        from wsiscore.models.card import read_card
+        from wsiscore.models.store import find_model
 
         card = read_card(find_model(start)) if start else None
         config = _config(name, settings, card.config if card else {})
         click.echo(_run(name, config, list(options.paths_of(inputs)), out, card, **given))
 
-    side_px = max(_TILE_PX, family(name).SPEC.multiple_px)
+    side_px = max(_TILE_PX, family(name).spec.multiple_px)
     crop = click.option(
         "--crop", type=click.IntRange(32), default=side_px, show_default=True, help="Side of an item, px."
     )
-    own = (crop,) if _pictures(name) else (crop, _MASKS)
+    own = (crop,) if family(name).pairs else (crop, _MASKS)
     for option in reversed((*_OPTIONS, *own)):
         run = option(run)
-    config = [field.name for field in fields(family(name).Config)]
+    config = [field.name for field in fields(family(name).config)]
     small = "".join(f" --set {key}={value}" for end, value in _SMALL.items() for key in config if key.endswith(end))
-    given = "" if _pictures(name) else " slides/*.svs"
+    given = "" if family(name).pairs else " slides/*.svs"
     example = f"Example: wsiscore train {name}{given} -o trial-{name}{small} --steps 2 --batch 1 --crop 64 --fields 1"
     return click.command(name, help=_help(name), epilog=example)(run)
 
@@ -143,11 +147,12 @@ def _run(
     name: str, config: Any, paths: list[Path], out: Path, start: Card | None, *, device: str, **given: Any
 ) -> Path:
     """Lay out what is trained on, train, and return the model's folder."""
-    from wsiscore.training import TrainSettings, train, write_trained
+    from wsiscore.training.finish import write_trained
+    from wsiscore.training.loop import TrainSettings, train
 
     began = time.monotonic()
-    spec = start.spec if start else family(name).SPEC
-    lay_out = _pairs if _pictures(name) else _sources
+    spec = start.spec if start else family(name).spec
+    lay_out = _pairs if family(name).pairs else _sources
     sources = lay_out(spec, paths, out, **given)
     steps, batch, crop, seed = (int(given[key]) for key in ("steps", "batch", "crop", "seed"))
     sha256 = start.weights.sha256 if start and start.weights else None
@@ -169,7 +174,10 @@ def _run(
 
 
 def _sources(spec: GeneratorSpec, paths: list[Path], out: Path, **given: Any) -> Sources:
-    from wsiscore.training import NUCLEI_SUFFIXES, PoolSettings, Sources, render_pool, write_split
+    from wsiscore.training.data import Sources
+    from wsiscore.training.folds import write_split
+    from wsiscore.training.prepare import PoolSettings, render_pool
+    from wsiscore.training.targets import NUCLEI_SUFFIXES
 
     masks: Sequence[Path] = ()
     if given["masks"]:
@@ -188,10 +196,12 @@ def _sources(spec: GeneratorSpec, paths: list[Path], out: Path, **given: Any) ->
 
 def _pairs(spec: GeneratorSpec, paths: list[Path], out: Path, **given: Any) -> Pairs:
     """Return the aligned pictures to train on; without any given, rendered ones."""
-    from wsiscore.rendering import STAINS
-    from wsiscore.training import PairPoolSettings, Pairs, find_pairs, find_slides, render_pool, write_split
+    from wsiscore.synthetic.stains import STAINS
+    from wsiscore.training.folds import write_split
+    from wsiscore.training.pairs import Pairs, find_pairs, find_slides
+    from wsiscore.training.prepare import PairPoolSettings, render_pool
 
-    names, derived = _pictures(spec.family), getattr(family(spec.family), "derived", None)
+    names, derived = family(spec.family).pairs, family(spec.family).derived
     side_px = max(_TILE_PX, given["crop"])
     if not paths:
         if missing := [name for name in names if name not in STAINS]:
@@ -214,31 +224,18 @@ def _tile_pair(
     files: Sequence[Path], names: Sequence[str], out: Path, side_px: int, mpp: float, given: float | None
 ) -> None:
     """Cut aligned slides into tiles at the same places, into ``<name>/<stem>/tiles/`` of `out`."""
-    from wsiscore.pipeline import Settings, tile_slide
+    from wsiscore.pipeline.steps import tile_slide
     from wsiscore.tiles import TileList
-    from wsiscore.training import tile_alike
+    from wsiscore.training.pairs import tile_alike
 
-    laid = tile_slide(
-        files[0],
-        Settings(out=out / names[0], mpp=given),
-        mpp=mpp,
-        tile_px=side_px,
-        margin_px=0,
-        min_coverage=_COVERAGE,
-        save_png=True,
-    )
+    laid = tile_slide(files[0], _tiling(out / names[0], given, mpp, side_px))
     for name, file in zip(names[1:], files[1:], strict=True):
         tile_alike(TileList.read(laid), file, out / name / laid.parent.name / "tiles", given)
 
 
-def _pictures(name: str) -> tuple[str, ...]:
-    """Return the names of the aligned pictures a family learns from, its input first; none if it does not."""
-    return tuple(getattr(family(name), "PAIRS", ()))
-
-
 def _split(tiles: list[Path], slide_of: Callable[[Path], str] | None = None, **given: Any) -> Split:
     """Return the tiles to train on and those kept back."""
-    from wsiscore.training import read_cases, slide_of_tile, split_by_case
+    from wsiscore.training.folds import read_cases, slide_of_tile, split_by_case
 
     return split_by_case(
         tiles,
@@ -253,27 +250,33 @@ def _split(tiles: list[Path], slide_of: Callable[[Path], str] | None = None, **g
     )
 
 
-def _tiles_of(path: Path, spec: GeneratorSpec, out: Path, mpp: float | None) -> list[Path]:
-    """Return the PNGs in a folder of tiles; a slide is cut into tiles first, beside the training."""
-    if path.is_dir() and (tiles := sorted(path.rglob("*.png"))):
-        return tiles
-    from wsiscore.pipeline import Settings, tile_slide
+def _tiling(out: Path, slide_mpp: float | None, tile_mpp: float, tile_px: int) -> TileOptions:
+    from wsiscore.pipeline.options import TileOptions
 
-    laid = tile_slide(
-        path,
-        Settings(out=out / "tiles", mpp=mpp),
-        mpp=spec.mpp,
-        tile_px=_TILE_PX,
+    return TileOptions(
+        out=out,
+        mpp=slide_mpp,
+        tile_mpp=tile_mpp,
+        tile_px=tile_px,
         margin_px=0,
         min_coverage=_COVERAGE,
         save_png=True,
     )
+
+
+def _tiles_of(path: Path, spec: GeneratorSpec, out: Path, mpp: float | None) -> list[Path]:
+    """Return the PNGs in a folder of tiles; a slide is cut into tiles first, beside the training."""
+    if path.is_dir() and (tiles := sorted(path.rglob("*.png"))):
+        return tiles
+    from wsiscore.pipeline.steps import tile_slide
+
+    laid = tile_slide(path, _tiling(out / "tiles", mpp, spec.mpp, _TILE_PX))
     return sorted((laid.parent / "tiles").glob("*.png"))
 
 
 def _help(name: str) -> str:
     """Say what the command does, and list the family's own options."""
-    config = family(name).Config
+    config = family(name).config
     rows = [(field.name, repr(field.default), field.metadata.get("help", "")) for field in fields(config)]
     wide = max((len(f"{key}={default}") for key, default, _ in rows), default=0)
     listed = "\n".join(f"  {f'{key}={default}':<{wide}}  {text}" for key, default, text in rows) or "  none"
@@ -281,10 +284,10 @@ def _help(name: str) -> str:
         "INPUT are folders of tiles as `wsiscore tile --save png` writes them, or slides; none of them needs a label. "
         "Without any it learns from rendered truth alone."
     )
-    if names := _pictures(name):
+    if names := family(name).pairs:
         what = (
             f"INPUT are folders with a sub-folder for each picture of a set ({', '.join(names)}), holding pictures of "
-            f"equal names at {family(name).SPEC.mpp:g} µm/px, or aligned slides of equal names; or strips, or folders "
+            f"equal names at {family(name).spec.mpp:g} µm/px, or aligned slides of equal names; or strips, or folders "
             "of them: the pictures of a set side by side, in this order. Without any it learns from rendered ones."
         )
     return (
@@ -297,7 +300,7 @@ def _help(name: str) -> str:
 
 def _config(name: str, settings: Sequence[str], start: Mapping[str, Any]) -> Any:
     """Return the family's Config with what --set says, and else as in the model to start from."""
-    config = family(name).Config
+    config = family(name).config
     hints = get_type_hints(config)
     known = {field.name: hints[field.name] for field in fields(config)}
     values = {key: value for key, value in start.items() if key in known}

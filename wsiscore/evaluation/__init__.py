@@ -1,6 +1,6 @@
 """How good a model is: cells, masks and pictures against true ones, scores against clinical values."""
 
+from wsiscore.evaluation.detection.truth import Kind, TrueCells
 from wsiscore.evaluation.measure import evaluate_cases, evaluate_cells
-from wsiscore.evaluation.truth import Kind, TrueCells
 
 __all__ = ["Kind", "TrueCells", "evaluate_cases", "evaluate_cells"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsiscore.evaluation.agreement import auc, differences, roc
-from wsiscore.evaluation.cases import Case, indices
-from wsiscore.evaluation.cells import CellMeasures
+from wsiscore.evaluation.cohort.agreement import auc, differences, roc
+from wsiscore.evaluation.cohort.cases import Case, indices
+from wsiscore.evaluation.detection.measures import CellMeasures
 
 __all__ = ["case_figure", "cell_figure"]
 

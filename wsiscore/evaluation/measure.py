@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from wsiscore.evaluation.agreement import roc
-from wsiscore.evaluation.cases import (
+from wsiscore.evaluation.cohort.agreement import roc
+from wsiscore.evaluation.cohort.cases import (
     CASE_HEADER,
     RELAXATION_HEADER,
     Case,
@@ -16,11 +16,11 @@ from wsiscore.evaluation.cases import (
     relaxation_rows,
     summarise_cases,
 )
-from wsiscore.evaluation.cells import CELL_HEADER, cell_rows, compare_cells, summarise_cells
+from wsiscore.evaluation.detection.files import find_predicted, read_found, read_truth
+from wsiscore.evaluation.detection.measures import CELL_HEADER, cell_rows, compare_cells, summarise_cells
+from wsiscore.evaluation.detection.truth import Kind
 from wsiscore.evaluation.figures import case_figure, cell_figure
-from wsiscore.evaluation.sources import find_predicted, read_found, read_truth
 from wsiscore.evaluation.tables import Table, csv_text, summary_rows, warn_of, write_text
-from wsiscore.evaluation.truth import Kind
 
 __all__ = ["RADIUS_UM", "evaluate_cases", "evaluate_cells"]
 

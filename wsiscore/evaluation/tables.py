@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from wsiscore.writing import replacing
+from wsiscore.files import replacing
 
 __all__ = ["Table", "csv_text", "few", "mean", "means_of", "plain", "rows_of", "summary_rows", "warn_of", "write_text"]
 

@@ -34,14 +34,14 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, l1_loss
 
 from wsiscore.errors import ModelError
-from wsiscore.expression import MASK_SIGMA_PX, blurred, closed, dark, nuclei_count, soft_mask
-from wsiscore.generators import GeneratorSpec, option
-from wsiscore.nets import PatchJudge, UNet, descend, judged
-from wsiscore.running import Learner, NetworkGenerator, fill, fresh, pick_device, read_checkpoint
+from wsiscore.models.contract import Family, GeneratorSpec, option
+from wsiscore.networks.blocks import PatchJudge, UNet, descend, judged
+from wsiscore.networks.generator import Learner, NetworkGenerator, fill, fresh, pick_device, read_checkpoint
+from wsiscore.networks.stain_losses import MASK_SIGMA_PX, blurred, closed, dark, nuclei_count, soft_mask
+from wsiscore.networks.vit import PRETRAINED_PX, TransformerUNet, VisionTransformer
 from wsiscore.stain import Stain
-from wsiscore.vit import PRETRAINED_PX, TransformerUNet, VisionTransformer
 
-__all__ = ["PAIRS", "SPEC", "BothWays", "Config", "Recipe", "build", "derived", "read_published", "recipe"]
+__all__ = ["FAMILY", "SPEC", "BothWays", "Config", "Recipe", "build", "derived", "read_published"]
 
 SPEC = GeneratorSpec(
     family="atst",
@@ -53,10 +53,6 @@ SPEC = GeneratorSpec(
     dtype="uint8",
 )
 PAIRS = ("he", "ihc")
-IMPORTED = (
-    "An untrained model, which paints noise until wsiscore train --start has taught it: its encoder alone is pretrained"
-)
-"""Begins what a card says of `read_published`'s models."""
 
 _HALVINGS = 5
 _LEAST_DARK = 1 - 10**-0.15
@@ -194,7 +190,7 @@ def ssim(pictures: Tensor, wanted: Tensor) -> Tensor:
 class Recipe(Learner):
     """CycleGAN's objective with SSIM in the cycle and the five auxiliary tasks (eq. 2 to 6).
 
-    Parameters as in `wsiscore.generators.Family.recipe`; `tiles` changes nothing.
+    Parameters as in `wsiscore.models.contract.RecipeFactory`; `tiles` changes nothing.
     """
 
     multiple_px = SPEC.multiple_px
@@ -285,10 +281,6 @@ class Recipe(Learner):
         return {name: ((at.float() + 1) * 127.5).round().to("cpu", torch.uint8) for name, at in shown.items()}
 
 
-recipe = Recipe
-"""What trains a generator; parameters as in `wsiscore.generators.Family.recipe`."""
-
-
 def _mean_inside(values: Tensor, mask: Tensor) -> Tensor:
     """Return (B,): the mean of (B, 1, H, W) inside a mask, 0 where it is empty."""
     return (values * mask).sum(dim=(1, 2, 3)) / (mask.sum(dim=(1, 2, 3)) + 1)
@@ -352,3 +344,16 @@ def _encoder_state(held: Any) -> dict[str, Tensor]:
 
 
 _HEADS = ("head", "head_dist", "fc_norm", "pre_logits")
+
+
+FAMILY = Family(
+    name=SPEC.family,
+    spec=SPEC,
+    config=Config,
+    build=build,
+    recipe=Recipe,
+    pairs=PAIRS,
+    derived=derived,
+    read_published=read_published,
+    imported="Not trained yet, paints noise until `wsiscore train --start` has trained it: a pretrained encoder",
+)

@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 from torch.nn.utils.parametrizations import spectral_norm
 
+from wsiscore.cells.rules import ComponentRules
 from wsiscore.errors import ModelError
-from wsiscore.generators import CellRules, GeneratorSpec, option
-from wsiscore.hasten import hasten
-from wsiscore.nets import InstanceNorm, PatchJudge, ResNet, SampleNorm, UNet, judged
-from wsiscore.pix2pix import PairRecipe
-from wsiscore.published import in_order, read_options
-from wsiscore.running import NetworkGenerator, fill, fresh
+from wsiscore.models.contract import Family, GeneratorSpec, option
+from wsiscore.networks.blocks import InstanceNorm, PatchJudge, ResNet, SampleNorm, UNet, judged
+from wsiscore.networks.checkpoints import in_order, read_options
+from wsiscore.networks.cpu import hasten
+from wsiscore.networks.generator import NetworkGenerator, fill, fresh, mixed
+from wsiscore.networks.pix2pix import PairRecipe
 
-__all__ = ["PAIRS", "SPEC", "Config", "Networks", "Recipe", "build", "nearly_empty", "read_published", "recipe"]
+__all__ = ["FAMILY", "SPEC", "Config", "Networks", "Recipe", "build", "nearly_empty", "read_published"]
 
 MODALITIES = ("hematoxylin", "dapi", "lap2", "marker")
 SOURCES = ("ihc", *MODALITIES)
@@ -46,7 +47,7 @@ SPEC = GeneratorSpec(
     tile_px=512,
     margin_px=64,
     multiple_px=512,  # nine halvings
-    rules=CellRules(threshold=120 / 255, boundary=80 / 255),
+    rules=ComponentRules(threshold=120 / 255, boundary=80 / 255),
 )
 # RGB in 0..255 of the published program where a tile is nearly empty
 _EMPTY = dict.fromkeys(("segmentation", "lap2"), (0, 0, 0)) | dict.fromkeys(("dapi", "marker"), (10, 10, 10))
@@ -168,7 +169,7 @@ class _Generator(NetworkGenerator):
     def _pictures(
         self, tiles: npt.NDArray[np.uint8], sources: Sequence[str], wanted: Sequence[str]
     ) -> dict[str, npt.NDArray[np.float32]]:
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+        with torch.inference_mode(), mixed(self.device):
             batch = torch.from_numpy(tiles).to(self.device, memory_format=torch.channels_last)
             made = self._network(batch.float() / 127.5 - 1, sources)
             return {name: made[name].float().cpu().numpy() for name in wanted if name in made}
@@ -198,7 +199,7 @@ def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None
     if weights is not None:
         fill(network, weights, _told(config))
     generator = _Generator(network, spec, device)
-    if generator.device.type == "cpu":
+    if generator.device == "cpu":
         hasten(network)
     return generator
 
@@ -214,7 +215,7 @@ class Recipe(PairRecipe):
     where it is continuous. With `Config.synthetic`, a further conditional GAN learns to paint IHC from hematoxylin,
     DAPI and segmentation; from half of the steps on, that share of them learns from IHC it painted for a segmentation
     whose negative cells were in part made positive. Their marker is not known and not learnt. Parameters as in
-    `wsiscore.generators.Family.recipe`.
+    `wsiscore.models.contract.RecipeFactory`.
     """
 
     pair = ("ihc", "segmentation")
@@ -321,10 +322,6 @@ class Recipe(PairRecipe):
         return {"ihc": batch["ihc"], "segmentation": batch["segmentation"], "predicted": _to_bytes(made).cpu()}
 
 
-recipe = Recipe
-"""What trains the networks; parameters as in `wsiscore.generators.Family.recipe`."""
-
-
 def more_positive(masks: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Turn 50, 70 or 90 %, by chance, of each mask's negative cells positive; masks are (B, 3, H, W) in 0..255."""
     altered = masks.copy()
@@ -353,7 +350,7 @@ def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
     ----------
     path
         Folder of ``train_opt.txt`` and either TorchScript archives ``G1.pt`` to ``G4.pt`` and ``G51.pt`` to
-        ``G55.pt``, of which `wsiscore.published` reads the tensors alone, or the state dicts
+        ``G55.pt``, of which `wsiscore.networks.checkpoints` reads the tensors alone, or the state dicts
         ``latest_net_G1.pth`` and so on. A segmenter of weight 0 may be missing.
 
     Raises
@@ -393,3 +390,14 @@ def _published_config(path: Path) -> Config:
         return Config(width=int(given["ngf"]), halvings=halvings, **options)
     except (ValueError, KeyError) as error:
         raise ModelError(f"{path} describes no DeepLIIF model that this family runs: {kind}; {error}") from error
+
+
+FAMILY = Family(
+    name=SPEC.family,
+    spec=SPEC,
+    config=Config,
+    build=build,
+    recipe=Recipe,
+    pairs=PAIRS,
+    read_published=read_published,
+)

@@ -38,19 +38,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from wsiscore.cells.rules import CenterRules
 from wsiscore.errors import ModelError
-from wsiscore.generators import CellRules, Generator, GeneratorSpec
+from wsiscore.models.contract import Family, Generator, GeneratorSpec
 from wsiscore.stain import Stain, disc_mean
 
-__all__ = ["SPEC", "Config", "Hdab", "build"]
+__all__ = ["FAMILY", "RULES", "SPEC", "Config", "Hdab", "build"]
 
+RULES = CenterRules(threshold=0.3, radius_um=3.5)
 SPEC = GeneratorSpec(
     family="hdab",
     channels=("center", "positive", "negative"),
     mpp=0.5,
     tile_px=512,
     margin_px=32,
-    rules=CellRules(threshold=0.3, radius_um=3.5),
+    rules=RULES,
 )
 
 _SMOOTH_UM = 0.5  # a camera's noise and grain are finer than this
@@ -125,6 +127,15 @@ class Hdab:
     stain: Stain
     hematoxylin_cut_od: float
     dab_cut_od: float
+
+    @property
+    def device(self) -> str:
+        """Where it computes: always on the CPU."""
+        return "cpu"
+
+    def weights(self) -> dict[str, npt.NDArray[Any]]:
+        """Return nothing: the baseline has no weights."""
+        return {}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -265,3 +276,11 @@ def _cut(densities: Map, limits: tuple[float, float, float]) -> float:
     apart = sums[-1] * below - sums[:-1] * (below + above)
     score = np.where((below > 0) & (above > 0), apart**2 / np.maximum(below * above, 1), 0)
     return float(np.clip(middles[int(score.argmax())] ** 2, least, most))
+
+
+FAMILY = Family(
+    name=SPEC.family,
+    spec=SPEC,
+    config=Config,
+    build=build,
+)

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
+from wsiscore.cells.rules import CenterRules
 from wsiscore.errors import ModelError
-from wsiscore.generators import CellRules, GeneratorSpec, TargetRules, option
-from wsiscore.nets import InstanceNorm, PatchJudge, ResidualBlock, descend, judged, map_error
-from wsiscore.running import Learner, NetworkGenerator, fill, fresh, pick_device, read_checkpoint
+from wsiscore.models.contract import Family, GeneratorSpec, TargetRules, option
+from wsiscore.networks.blocks import InstanceNorm, PatchJudge, ResidualBlock, descend, judged, map_error
+from wsiscore.networks.generator import Learner, NetworkGenerator, fill, fresh, pick_device, read_checkpoint
 
-__all__ = ["SPEC", "Config", "Decoder", "DualUNet", "Encoder", "Recipe", "UNet", "build", "read_published", "recipe"]
+__all__ = ["FAMILY", "SPEC", "Config", "Decoder", "DualUNet", "Encoder", "Recipe", "UNet", "build", "read_published"]
 
 SPEC = GeneratorSpec(
     family="ihcscoregan",
@@ -31,7 +32,7 @@ SPEC = GeneratorSpec(
     margin_px=32,
     multiple_px=32,  # four halvings, and the bottleneck's reflected rim needs two pixels
     # The paper's threshold 0.5 on tanh, and its window of 25 px: 12 px, 6 µm, to each side.
-    rules=CellRules(threshold=0.75, radius_um=6.0),
+    rules=CenterRules(threshold=0.75, radius_um=6.0),
 )
 
 
@@ -199,7 +200,7 @@ class Recipe(Learner):
 
     The warm start teaches the K branch, and with real tiles to come also the colour decoder and the inverse
     generator F, what is known of rendered tiles. Without real tiles it is all there is, and teaches the K branch
-    alone. Parameters as in `wsiscore.generators.Family.recipe`.
+    alone. Parameters as in `wsiscore.models.contract.RecipeFactory`.
     """
 
     multiple_px = SPEC.multiple_px
@@ -311,10 +312,6 @@ class Recipe(Learner):
         return {name: ((at.float() + 1) * 127.5).round().to("cpu", torch.uint8) for name, at in shown.items()}
 
 
-recipe = Recipe
-"""What trains a generator; parameters as in `wsiscore.generators.Family.recipe`."""
-
-
 def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
     """Read the encoder and K branch from the published program's checkpoint.
 
@@ -364,3 +361,13 @@ def _published_names(blocks: int) -> dict[str, str]:
             for from_, to in ((1, 0), (5, 3)):
                 layers[f"{theirs}.{block}.conv_block.{from_}"] = f"{ours}.{block}.block.{to}"
     return {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in layers.items() for kind in ("weight", "bias")}
+
+
+FAMILY = Family(
+    name=SPEC.family,
+    spec=SPEC,
+    config=Config,
+    build=build,
+    recipe=Recipe,
+    read_published=read_published,
+)

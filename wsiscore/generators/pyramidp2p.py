@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from wsiscore.generators import GeneratorSpec, option
-from wsiscore.nets import PatchJudge, ResNet, UNet
-from wsiscore.pix2pix import PairRecipe, read_resnet
-from wsiscore.running import NetworkGenerator, fill, fresh
+from wsiscore.models.contract import Family, GeneratorSpec, option
+from wsiscore.networks.blocks import PatchJudge, ResNet, UNet
+from wsiscore.networks.generator import NetworkGenerator, fill, fresh
+from wsiscore.networks.pix2pix import PairRecipe, read_resnet
 
-__all__ = ["PAIRS", "SPEC", "Config", "Recipe", "build", "halved", "read_published", "recipe"]
+__all__ = ["FAMILY", "SPEC", "Config", "Recipe", "build", "halved", "read_published"]
 
 SPEC = GeneratorSpec(
     family="pyramidp2p",
@@ -128,7 +128,7 @@ def halved(pictures: Tensor) -> Tensor:
 class Recipe(PairRecipe):
     """The paper's objective (eq. 1 to 5): a conditional adversarial loss and absolute differences at four scales.
 
-    Parameters as in `wsiscore.generators.Family.recipe`.
+    Parameters as in `wsiscore.models.contract.RecipeFactory`.
     """
 
     pair = PAIRS
@@ -169,10 +169,6 @@ class Recipe(PairRecipe):
         return losses
 
 
-recipe = Recipe
-"""What trains a generator; parameters as in `wsiscore.generators.Family.recipe`."""
-
-
 def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
     """Read the published program's generator.
 
@@ -189,3 +185,14 @@ def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
     what = "a generator of pyramid pix2pix (a ResNet of 2 halvings with batch normalisation)"
     width, blocks, weights = read_resnet(path, lambda width, blocks: _resnet(Config(width=width, blocks=blocks)), what)
     return Config(width=width, blocks=blocks), weights
+
+
+FAMILY = Family(
+    name=SPEC.family,
+    spec=SPEC,
+    config=Config,
+    build=build,
+    recipe=Recipe,
+    pairs=PAIRS,
+    read_published=read_published,
+)

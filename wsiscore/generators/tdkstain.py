@@ -28,14 +28,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, l1_loss, mse_loss
 
-from wsiscore.generators import GeneratorSpec, hdab, option
-from wsiscore.nets import InstanceNorm, MultiScaleJudge, ResidualBlock, ResNet
-from wsiscore.pix2pix import PairRecipe, read_resnet
-from wsiscore.running import NetworkGenerator, fill, fresh
+from wsiscore.cells.maxima import local_maxima
+from wsiscore.generators import hdab
+from wsiscore.models.contract import Family, GeneratorSpec, option
+from wsiscore.networks.blocks import InstanceNorm, MultiScaleJudge, ResidualBlock, ResNet
+from wsiscore.networks.generator import NetworkGenerator, fill, fresh
+from wsiscore.networks.pix2pix import PairRecipe, read_resnet
 from wsiscore.stain import Stain
 
 __all__ = [
-    "PAIRS",
+    "FAMILY",
     "SPEC",
     "Config",
     "DensityEstimator",
@@ -44,7 +46,6 @@ __all__ = [
     "derived",
     "membrane_mask",
     "read_published",
-    "recipe",
 ]
 
 SPEC = GeneratorSpec(
@@ -180,8 +181,7 @@ def _nuclei(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     spec, usual = hdab.SPEC, hdab.Config()
     finder = hdab.Hdab(spec, usual, Stain.default(), usual.hematoxylin_od[1], usual.dab_od[1])
     center = finder.for_slide(tile)(tile)[0, 0]
-    side = 2 * round(spec.rules.radius_um / spec.mpp) + 1
-    peak = (center > spec.rules.threshold) & (center == cv2.dilate(center, np.ones((side, side), np.uint8)))
+    peak = local_maxima(center, round(hdab.RULES.radius_um / spec.mpp), hdab.RULES.threshold)
     _, _, _, centres = cv2.connectedComponentsWithStats(peak.astype(np.uint8), connectivity=8)
     middle = np.zeros(peak.shape, np.bool_)
     x, y = np.rint(centres[1:]).astype(np.intp).T
@@ -212,7 +212,7 @@ def membrane_mask(dab: Tensor, saturation: float) -> Tensor:
 class Recipe(PairRecipe):
     """The paper's objective (eq. 1 to 5) with least-squares discriminators; each step teaches E, then D, then G.
 
-    Parameters as in `wsiscore.generators.Family.recipe`.
+    Parameters as in `wsiscore.models.contract.RecipeFactory`.
     """
 
     pair = PAIRS
@@ -274,10 +274,6 @@ class Recipe(PairRecipe):
         return mse_loss(found, (density + 1) / 2)
 
 
-recipe = Recipe
-"""What trains a generator; parameters as in `wsiscore.generators.Family.recipe`."""
-
-
 def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
     """Read the published program's generator.
 
@@ -294,3 +290,15 @@ def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
     what = "a generator of TDKstain (a ResNet of 3 halvings with instance normalisation)"
     width, blocks, weights = read_resnet(path, lambda width, blocks: _generator(Config(width, blocks)), what)
     return Config(width=width, blocks=blocks), weights
+
+
+FAMILY = Family(
+    name=SPEC.family,
+    spec=SPEC,
+    config=Config,
+    build=build,
+    recipe=Recipe,
+    pairs=PAIRS,
+    derived=derived,
+    read_published=read_published,
+)

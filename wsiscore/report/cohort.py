@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from wsiscore.files import replacing
 from wsiscore.report.page import (
     RESEARCH_USE,
     escape,
@@ -21,7 +22,6 @@ from wsiscore.report.page import (
     virtual_banner,
 )
 from wsiscore.score import SlideScore
-from wsiscore.writing import replacing
 
 __all__ = ["Entry", "write_index"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from wsiscore.cells import Cells
+from wsiscore.cells.table import Cells
 from wsiscore.regions import Roi
 from wsiscore.score import Tally
 

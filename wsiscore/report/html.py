@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from wsiscore.cells import Cells
+from wsiscore.cells.table import Cells
+from wsiscore.files import replacing
 from wsiscore.regions import Roi
 from wsiscore.report import figures
 from wsiscore.report.fields import MIN_LOCAL, bounds_um, choose_fields, local_fields, map_side_um, quartiles
@@ -27,9 +28,8 @@ from wsiscore.report.page import (
 )
 from wsiscore.report.picture import take
 from wsiscore.score import MIN_CELLS, SlideScore, Tally
-from wsiscore.slide import Slide
-from wsiscore.sources import VirtualStain
-from wsiscore.writing import replacing
+from wsiscore.slide.readers.base import VirtualStain
+from wsiscore.slide.slide import Slide
 
 __all__ = ["write_report"]
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import shapely
 from PIL import Image, ImageDraw, ImageFont
 
-from wsiscore.cells import Cells
+from wsiscore.cells.table import Cells
+from wsiscore.files import replacing
 from wsiscore.regions import Roi
 from wsiscore.report.picture import Picture, jpeg, take
-from wsiscore.slide import Slide
-from wsiscore.writing import replacing
+from wsiscore.slide.slide import Slide
 
 __all__ = ["write_overlay"]
 

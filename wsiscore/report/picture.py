@@ -12,7 +12,7 @@ from PIL import Image
 
 from wsiscore.errors import SlideError
 from wsiscore.regions import Region
-from wsiscore.slide import Slide
+from wsiscore.slide.slide import Slide
 
 __all__ = ["Picture", "jpeg", "take"]
 

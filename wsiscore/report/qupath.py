@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wsiscore.cells import Cells
-from wsiscore.writing import replacing
+from wsiscore.cells.table import Cells
+from wsiscore.files import replacing
 
 __all__ = ["write_cells"]
 

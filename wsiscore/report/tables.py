@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from wsiscore.cells import Cells
+from wsiscore.cells.table import Cells
+from wsiscore.files import replacing
 from wsiscore.regions import Roi
 from wsiscore.score import SlideScore, Tally, call
-from wsiscore.writing import replacing
 
 __all__ = ["HEADER", "error_row", "row", "score_json", "write_cells_table", "write_score", "write_scores_csv"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from wsiscore.errors import SlideError
-from wsiscore.generators import Recipe, TargetRules
+from wsiscore.models.contract import Recipe, TargetRules
 from wsiscore.training.augment import (
     blank,
     counterstain,
@@ -27,7 +27,7 @@ from wsiscore.training.augment import (
     forget_unseen,
     inner,
 )
-from wsiscore.training.pool import Pool
+from wsiscore.training.prepare import Pool
 from wsiscore.training.targets import colour_mask, k_maps, random_classes, read_nuclei
 
 __all__ = ["Draws", "Sources", "batches"]
@@ -60,7 +60,7 @@ class Sources:
 
     def draws(self, recipe: Recipe, *, batch: int, crop_px: int, seed: int, first: int) -> Draws:
         """Return the batches of a training."""
-        return Draws(self, recipe.targets, batch, crop_px, seed, first)
+        return Draws(self, recipe.targets or TargetRules(), batch, crop_px, seed, first)
 
     def about(self) -> dict[str, Any]:
         """Return what decides the batches, JSON-ready."""

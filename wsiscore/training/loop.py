@@ -18,12 +18,14 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from wsiscore.errors import ModelError, OutputError
-from wsiscore.generators import Recipe, family
-from wsiscore.models import load_model, read_card
-from wsiscore.running import pick_device, read_checkpoint
+from wsiscore.files import replacing
+from wsiscore.models.card import read_card
+from wsiscore.models.contract import Recipe
+from wsiscore.models.registry import family
+from wsiscore.models.store import load_model
+from wsiscore.networks.generator import pick_device, read_checkpoint
 from wsiscore.training.data import Draws, Sources, batches
 from wsiscore.training.pairs import PairDraws, Pairs
-from wsiscore.writing import replacing
 
 __all__ = ["CHECKPOINT", "LOSSES", "TrainSettings", "train"]
 
@@ -127,16 +129,16 @@ def train(
 
 
 def _recipe(settings: TrainSettings, sources: Sources | Pairs, start: Path | None, device: str) -> Recipe:
-    module = family(settings.family)
-    if not hasattr(module, "recipe"):
+    own = family(settings.family)
+    if own.recipe is None:
         raise ModelError(f"the family {settings.family!r} has nothing to train")
     weights: Mapping[str, Any] | None = None
     if start is not None:
         if read_card(start).family != settings.family:
             raise ModelError(f"{start} is of the family {read_card(start).family!r}, wanted {settings.family!r}")
-        weights = getattr(load_model(start, "cpu"), "weights", dict)()
-    recipe = module.recipe(
-        module.Config(**settings.config),
+        weights = load_model(start, "cpu").weights()
+    recipe = own.recipe(
+        own.config(**settings.config),
         steps=settings.steps,
         seed=settings.seed,
         device=device,

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wsiscore.errors import SlideError
-from wsiscore.slide import Slide
+from wsiscore.files import replacing
+from wsiscore.slide.slide import Slide
 from wsiscore.tiles import TileList
 from wsiscore.training.augment import crop
-from wsiscore.training.cases import slide_of_tile
-from wsiscore.training.pool import Pool
-from wsiscore.writing import replacing
+from wsiscore.training.folds import slide_of_tile
+from wsiscore.training.prepare import Pool
 
 __all__ = ["Aligned", "PairDraws", "Pairs", "find_pairs", "find_slides", "tile_alike"]
 

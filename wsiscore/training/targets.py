@@ -19,9 +19,9 @@ import numpy.typing as npt
 import shapely
 import tifffile
 
-from wsiscore.annotations import read_rois
 from wsiscore.errors import RoiError
-from wsiscore.generators import TargetRules
+from wsiscore.models.contract import TargetRules
+from wsiscore.roi.annotations import read_rois
 
 __all__ = [
     "NUCLEI_SUFFIXES",

@@ -1,0 +1,1 @@
+"""Cells: the table of them, and how the maps of a mosaic become one."""

@@ -1,0 +1,207 @@
+"""How the maps of a mosaic become cells: one class a kind of output, whose fields are what a user may change.
+
+The card of a model, the command line, the report and the pipeline iterate the fields of these classes. A new rule is
+one field; a new kind of output one class here, listed in `KINDS`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from wsiscore.cells.table import Cells
+    from wsiscore.mosaic import Mosaic
+
+__all__ = ["BLOCK_PX", "KINDS", "CenterRules", "ComponentRules", "Rules", "rule_fields", "rule_flag"]
+
+BLOCK_PX = 1024
+"""Side of the blocks of a mosaic that are read at a time."""
+
+
+def rule(
+    default: float | None,
+    text: str,
+    *,
+    unit: str = "",
+    least: float = 0.0,
+    most: float = math.inf,
+    above_least: bool = False,
+    omit_default: bool = False,
+) -> Any:
+    """Return a dataclass field for a rule.
+
+    Parameters
+    ----------
+    default
+        Its value where nobody chose one; None if it is found on the slide.
+    text
+        What it is: a sentence for the help, without a full stop.
+    unit
+        ``µm``, ``µm²``, or nothing for a number in [0, 1].
+    least, most
+        Its range, both included; with `above_least`, `least` is not.
+    omit_default
+        Leave it out of JSON at its default, so that files written before the rule existed compare equal.
+    """
+    about = {"text": text, "unit": unit, "least": least, "most": most, "above": above_least, "omit": omit_default}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules(ABC):
+    """How maps of one kind become cells.
+
+    Raises
+    ------
+    ValueError
+        If a field is not a number in its range.
+    """
+
+    output: ClassVar[str]
+    """Name of the kind, as mosaics on disk have it."""
+    channels: ClassVar[frozenset[str]]
+    """Names of the maps that are needed."""
+
+    def __post_init__(self) -> None:
+        for own in fields(self):
+            value, about = getattr(self, own.name), own.metadata
+            if value is None and own.default is None:
+                continue
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            low = number and (value > about["least"] if about["above"] else value >= about["least"])
+            if not (low and value <= about["most"]):
+                raise ValueError(f"{own.name} must be {_range_words(about)}, got {value}")
+
+    @abstractmethod
+    def find(self, mosaic: Mosaic, *, block_px: int = BLOCK_PX) -> tuple[Cells, Self]:
+        """Find all cells of a mosaic.
+
+        Parameters
+        ----------
+        mosaic
+            The maps of `channels` and ``dab_od``, with no tile left to do.
+        block_px
+            Side of the blocks that are read at a time. It bounds the memory and changes nothing else.
+
+        Returns
+        -------
+        The cells, ordered by y, then x, in no region yet, and the rules with what was found on the slide filled in.
+        """
+
+    def to_json(self) -> dict[str, float | None]:
+        """Return the rules by name, JSON-ready."""
+        values = {own.name: (getattr(self, own.name), own) for own in fields(self)}
+        return {
+            name: value for name, (value, own) in values.items() if not own.metadata["omit"] or value != own.default
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return what `to_json` was given; ValueError for a name or value that is not a rule of this kind."""
+        if unknown := sorted(set(values) - {own.name for own in fields(cls)}):
+            raise ValueError(f"{unknown[0]!r} is not a rule of {cls.output}")
+        if missing := [own.name for own in fields(cls) if own.name not in values and not own.metadata["omit"]]:
+            raise ValueError(f"the rule {missing[0]!r} is missing")
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class CenterRules(Rules):
+    """Cells are the local maxima of a map of cell centres; their class is the stronger class map there.
+
+    Parameters
+    ----------
+    threshold
+        What the centre map must exceed, in [0, 1].
+    radius_um
+        Half the side of the square in which a cell is the highest point, in micrometres.
+    smooth_um
+        Standard deviation of the Gaussian that smooths the centre map first, in micrometres; 0 for none. A large
+        nucleus with two maxima is one cell after it.
+    """
+
+    output: ClassVar[str] = "centers"
+    channels: ClassVar[frozenset[str]] = frozenset({"center", "positive", "negative"})
+
+    threshold: float = rule(0.5, "What the centre map must exceed to be a cell", most=1)
+    radius_um: float = rule(
+        3.0, "Half the side of the square in which a cell is the highest point", unit="µm", above_least=True
+    )
+    smooth_um: float = rule(
+        0.0, "Standard deviation of the Gaussian that smooths the centre map first", unit="µm", omit_default=True
+    )
+
+    def find(self, mosaic: Mosaic, *, block_px: int = BLOCK_PX) -> tuple[Cells, Self]:
+        """Find all cells of a mosaic, as `Rules.find`."""
+        from wsiscore.cells.maxima import find_maxima  # scipy and dask, which a card does not need
+
+        cells = find_maxima(
+            mosaic, threshold=self.threshold, radius_um=self.radius_um, smooth_um=self.smooth_um, block_px=block_px
+        )
+        return cells, self
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentRules(Rules):
+    """Cells are the connected components of the class maps, cut by a map of boundaries.
+
+    Parameters
+    ----------
+    threshold
+        What the sum of the positive and the negative map must exceed at each pixel of a cell, in [0, 1].
+    boundary
+        Largest value of the boundary map at a cell's pixel, in [0, 1].
+    least_area_um2
+        Area that a cell must exceed, in µm²; None finds it from the areas of all cells of the slide.
+    """
+
+    output: ClassVar[str] = "components"
+    channels: ClassVar[frozenset[str]] = frozenset({"positive", "negative", "boundary"})
+
+    threshold: float = rule(0.5, "What positive and negative map together must exceed at a cell's pixels", most=1)
+    boundary: float = rule(80 / 255, "Largest value of the boundary map at a cell's pixels", most=1)
+    least_area_um2: float | None = rule(None, "Area that a cell must exceed; found on the slide by default", unit="µm²")
+
+    def find(self, mosaic: Mosaic, *, block_px: int = BLOCK_PX) -> tuple[Cells, Self]:
+        """Find all cells of a mosaic, as `Rules.find`; `least_area_um2` is filled in."""
+        from wsiscore.cells.components import find_whole_cells  # scipy and dask, which a card does not need
+
+        cells, least = find_whole_cells(
+            mosaic,
+            threshold=self.threshold,
+            boundary=self.boundary,
+            least_area_um2=self.least_area_um2,
+            block_px=block_px,
+        )
+        return cells, replace(self, least_area_um2=least)
+
+
+KINDS: tuple[type[Rules], ...] = (CenterRules, ComponentRules)
+"""Every kind of output from which cells are found."""
+
+
+def rule_fields() -> dict[str, dict[str, Any]]:
+    """Return every rule of every kind by name, with the metadata of its field; of equal names, the texts joined."""
+    found: dict[str, dict[str, Any]] = {}
+    for kind in KINDS:
+        for own in fields(kind):
+            before = found.get(own.name)
+            text = f"{before['text']}; of {kind.output}: {own.metadata['text']}" if before else own.metadata["text"]
+            found[own.name] = {**own.metadata, "text": text}
+    return found
+
+
+def rule_flag(name: str) -> str:
+    """Return the option of the command line for a rule: its name without the unit."""
+    return "--" + name.removesuffix("_um").removesuffix("_um2").replace("_", "-")
+
+
+def _range_words(about: Mapping[str, Any]) -> str:
+    if about["most"] < math.inf:
+        return f"a number in [{about['least']:g}, {about['most']:g}]"
+    unit = f" of {about['unit']}" if about["unit"] else ""
+    return f"a {'positive ' if about['above'] else ''}number{unit}, {about['least']:g} or more"

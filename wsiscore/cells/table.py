@@ -1,0 +1,70 @@
+"""The table of counted cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiscore.regions import Roi, inside
+
+__all__ = ["NO_ROI", "Cells"]
+
+NO_ROI = -1
+"""The `roi` of a cell outside all regions."""
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Counted cells as columns of one length, ordered by y, then x.
+
+    Parameters
+    ----------
+    x_um, y_um
+        Centre, in micrometres from the slide's top left.
+    confidence
+        Height of the centre map there; of whole cells the mean of the higher class map over the cell; in [0, 1].
+    positivity
+        Positive map's share of positive and negative together; of whole cells the positive share of the classified
+        pixels; in [0, 1].
+    dab_od
+        Mean optical density of DAB around the centre; of whole cells the mean over the cell.
+    roi
+        Index of the first ROI that holds it.
+    """
+
+    x_um: Floats
+    y_um: Floats
+    confidence: Floats
+    positivity: Floats
+    dab_od: Floats
+    roi: Ints
+
+    def __post_init__(self) -> None:
+        if len({len(getattr(self, column.name)) for column in fields(self)}) != 1:
+            raise ValueError("the columns of cells differ in length")
+
+    def __len__(self) -> int:
+        return len(self.x_um)
+
+    @property
+    def positive(self) -> npt.NDArray[np.bool_]:
+        """Whether each cell is positive: its positivity is at least one half."""
+        return self.positivity >= 0.5
+
+    def select(self, which: npt.NDArray[np.generic]) -> Self:
+        """Return the cells at these indices or where this mask is true."""
+        return type(self)(*(getattr(self, column.name)[which] for column in fields(self)))
+
+    def in_rois(self, rois: Sequence[Roi]) -> Self:
+        """Return the cells inside a region, each with the index of the first region that contains it."""
+        first = np.full(len(self), NO_ROI, np.int64)
+        for index, roi in reversed(list(enumerate(rois))):
+            first[inside(roi.outline_um, self.x_um, self.y_um)] = index
+        return replace(self, roi=first).select(first != NO_ROI)

@@ -1,0 +1,1 @@
+"""Predicted cells against annotated ones."""

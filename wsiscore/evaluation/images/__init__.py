@@ -1,0 +1,1 @@
+"""Pictures, masks and virtual stains against true ones."""

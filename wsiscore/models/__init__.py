@@ -1,0 +1,1 @@
+"""Models: the contract of generator families, their registry, cards and folders."""

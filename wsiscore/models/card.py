@@ -1,0 +1,197 @@
+"""The card of a model: all there is to know of it, as ``card.json`` in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wsiscore.cells.rules import KINDS, Rules
+from wsiscore.errors import ModelError
+from wsiscore.models.contract import GeneratorSpec
+
+__all__ = ["CARD", "Card", "Measurement", "Weights", "card_json", "read_card"]
+
+CARD = "card.json"
+_NUMBER = (int, float)
+_TEXTS = ("name", "family", "version", "description", "licence", "trained_on")
+_CARD_KEYS = dict.fromkeys(_TEXTS, (str,)) | {
+    "polarity": (str, type(None)),
+    "measured_on": (list,),
+    "config": (dict,),
+    "spec": (dict,),
+    "weights": (dict, type(None)),
+}
+_SPEC_KEYS = {
+    "mpp": _NUMBER,
+    "tile_px": (int,),
+    "margin_px": (int,),
+    "multiple_px": (int,),
+    "channels": (list,),
+    "dtype": (str,),
+    "rules": (dict,),
+}
+_MEASUREMENT_KEYS = {"set": (str,), "metric": (str,), "value": (*_NUMBER, str), "command": (str,)}
+_WEIGHTS_KEYS = {"file": (str,), "sha256": (str,)}
+_INDEX_ERROR = "mean absolute error of the index, points"
+_WORDS = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a model reached on a set of images.
+
+    Parameters
+    ----------
+    set, metric, value
+        On what, in which measure and unit, how much.
+    command
+        The command that measured it.
+    """
+
+    set: str
+    metric: str
+    value: float | str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The file of a model's weights, beside its card, and the file's SHA-256 in hexadecimal."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What there is to know of a model.
+
+    Parameters
+    ----------
+    name, family, version
+        What it is called, the generator family that runs it, and which one of that name it is.
+    description, licence, trained_on
+        Sentences for the reader.
+    spec
+        What the generator reads and gives, with the defaults for finding cells.
+    config
+        The family's `Config`, by field; fields left out have their default.
+    measured_on
+        What it reached, and where; a report quotes what has the metric "mean absolute error of the index, points".
+    weights
+        None for a family without any.
+    polarity
+        How it was found that its ``positive`` channel means stained nuclei; ``unchecked`` if it was not, None
+        where it cannot be otherwise.
+    folder
+        Where the card was read from; None if it was not.
+    """
+
+    name: str
+    family: str
+    version: str
+    description: str
+    licence: str
+    trained_on: str
+    spec: GeneratorSpec
+    config: Mapping[str, Any]
+    measured_on: tuple[Measurement, ...] = ()
+    weights: Weights | None = None
+    polarity: str | None = "unchecked"
+    folder: Path | None = None
+
+    @property
+    def index_errors(self) -> dict[str, float]:
+        """By how many points the index was off on average, by set; a report quotes them."""
+        quoted = (entry for entry in self.measured_on if entry.metric == _INDEX_ERROR)
+        return {entry.set: entry.value for entry in quoted if not isinstance(entry.value, str)}
+
+    def provenance(self) -> dict[str, str | None]:
+        """Return what a result must say of its model, JSON-ready: name, family, version, weights_sha256."""
+        return {
+            "name": self.name,
+            "family": self.family,
+            "version": self.version,
+            "weights_sha256": self.weights.sha256 if self.weights else None,
+        }
+
+
+def read_card(folder: Path) -> Card:
+    """Read the card in a model's folder.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or it is broken; the text says where.
+    """
+    path = folder / CARD
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{folder} is not a model: it has no readable {CARD}") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    _check(data, _CARD_KEYS, str(path))
+    return Card(
+        **{key: data[key] for key in (*_TEXTS, "polarity", "config")},
+        spec=_read_spec(data["spec"], data["family"], str(path)),
+        measured_on=tuple(_read_measurement(entry, str(path)) for entry in data["measured_on"]),
+        weights=_read_weights_entry(data["weights"], str(path)),
+        folder=folder,
+    )
+
+
+def card_json(card: Card) -> dict[str, Any]:
+    """Return a card as `read_card` reads it, JSON-ready."""
+    data = asdict(card)
+    del data["folder"], data["spec"]["family"]
+    data["spec"]["rules"] = card.spec.rules.to_json() if card.spec.rules else {}
+    return data
+
+
+def _read_spec(data: Mapping[str, Any], family_name: str, where: str) -> GeneratorSpec:
+    _check(data, _SPEC_KEYS, f"{where}: 'spec'")
+    try:
+        rules = _read_rules(data["rules"], data["channels"])
+        return GeneratorSpec(**{**data, "family": family_name, "channels": tuple(data["channels"]), "rules": rules})
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ModelError(f"{where}: 'spec' is wrong: {error}") from error
+
+
+def _read_rules(data: Mapping[str, Any], channels: Iterable[str]) -> Rules | None:
+    """Return the rules of the kind that the channels are of; None for a picture."""
+    for kind in KINDS:
+        if kind.channels <= set(channels):
+            return kind.from_json(data)
+    return None
+
+
+def _read_measurement(data: Any, where: str) -> Measurement:
+    _check(data, _MEASUREMENT_KEYS, f"{where}: an entry of 'measured_on'")
+    return Measurement(**data)
+
+
+def _read_weights_entry(data: Any, where: str) -> Weights | None:
+    if data is None:
+        return None
+    _check(data, _WEIGHTS_KEYS, f"{where}: 'weights'")
+    if Path(data["file"]).name != data["file"]:
+        raise ModelError(f"{where}: 'weights.file' is a file beside the card, got {data['file']!r}")
+    return Weights(**data)
+
+
+def _check(data: Any, keys: Mapping[str, tuple[type, ...]], where: str) -> None:
+    """Raise a ModelError unless `data` has exactly these keys, of these types."""
+    if not isinstance(data, dict):
+        raise ModelError(f"{where}: wanted an object with {', '.join(keys)}, got {json.dumps(data)[:40]}")
+    for key, kinds in keys.items():
+        if key not in data:
+            raise ModelError(f"{where}: the key {key!r} is missing")
+        if not isinstance(data[key], kinds) or isinstance(data[key], bool):
+            wanted = " or ".join(_WORDS.get(kind, "null") for kind in kinds)
+            raise ModelError(f"{where}: the key {key!r} must be {wanted}, got {json.dumps(data[key])[:40]}")
+    if extra := sorted(set(data) - set(keys)):
+        raise ModelError(f"{where}: the key {extra[0]!r} means nothing here; wanted {', '.join(keys)}")

@@ -1,0 +1,252 @@
+"""A trained model is a folder: ``card.json``, which says all about it, and ``weights.safetensors``.
+
+Reading a card, or loading a model without weights, needs no torch: the families import it, and are imported
+when a model of theirs is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsiscore.cells.rules import Rules
+from wsiscore.errors import ModelError, OutputError
+from wsiscore.files import replacing
+from wsiscore.models.card import CARD, Card, Measurement, Weights, card_json, read_card
+from wsiscore.models.contract import Family, Generator, Maps
+from wsiscore.models.registry import family
+
+__all__ = [
+    "Card",
+    "Measurement",
+    "Weights",
+    "default_model",
+    "find_model",
+    "import_published",
+    "index_errors",
+    "load_model",
+    "model_names",
+    "read_card",
+    "write_model",
+]
+
+WEIGHTS = "weights.safetensors"
+
+
+def model_names() -> tuple[str, ...]:
+    """Return the names of the models that come with the package, sorted."""
+    return tuple(sorted(path.parent.name for path in _shipped().glob(f"*/{CARD}")))
+
+
+def default_model() -> str:
+    """Return the name of the model used where none is asked for.
+
+    Raises
+    ------
+    ModelError
+        If the package came without its models.
+    """
+    path = _shipped() / "DEFAULT"
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ModelError(f"{path} is missing: this wsiscore came without its models; install it anew") from error
+
+
+def find_model(model: str | Path) -> Path:
+    """Return a model's folder.
+
+    Parameters
+    ----------
+    model
+        Name of a model that comes with the package, or else a folder; a `Path` is always a folder.
+
+    Raises
+    ------
+    ModelError
+        If there is neither.
+    """
+    if isinstance(model, str) and model in model_names():
+        return _shipped() / model
+    if not Path(model).is_dir():
+        there = ", ".join(model_names()) or "none"
+        raise ModelError(f"no model or folder is called '{model}'; models there are: {there}")
+    return Path(model)
+
+
+def index_errors(model: str | Path, made_by: Mapping[str, Any], rules: Rules) -> dict[str, float]:
+    """Return what a model's card says of its index, if that holds for a result.
+
+    Parameters
+    ----------
+    model
+        As in `find_model`.
+    made_by
+        What the result says of its model, as `Card.provenance`.
+    rules
+        By which its cells were found.
+
+    Returns
+    -------
+    `Card.index_errors`; nothing if the model is not there, is another by now, or its own rules are others.
+    """
+    try:
+        card = read_card(find_model(model))
+    except ModelError:
+        return {}
+    return card.index_errors if (card.provenance(), card.spec.rules) == (made_by, rules) else {}
+
+
+def write_model(folder: Path, card: Card, weights: Mapping[str, Any] | None) -> Card:
+    """Write a model's folder, over an older one of the same family's making if there is one.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    card
+        Its `weights` and `folder` are set here.
+    weights
+        Name -> array (NumPy, or torch on the CPU); None for a family without any.
+
+    Returns
+    -------
+    The card as written.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written.
+    """
+    from safetensors.numpy import save
+
+    entry = None
+    if weights is not None:
+        content = save({name: np.require(value, requirements="C") for name, value in weights.items()})
+        entry = Weights(WEIGHTS, hashlib.sha256(content).hexdigest())
+        with replacing(folder / WEIGHTS) as part:
+            part.write_bytes(content)
+    card = replace(card, weights=entry, folder=folder)
+    with replacing(folder / CARD) as part:
+        part.write_text(json.dumps(card_json(card), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return card
+
+
+def load_model(model: str | Path, device: str = "auto", *, maps: Maps = "all") -> Generator:
+    """Load a model, ready to run.
+
+    Parameters
+    ----------
+    model
+        Name of a model that comes with the package, or a folder.
+    device
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    maps
+        ``all`` that its card names, or only those ``needed`` for cells or a picture, which may take less computing.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model or device, its card is broken, or its weights are missing, changed or of
+        another family.
+    """
+    folder = find_model(model)
+    card = read_card(folder)
+    config = _config(own := family(card.family), card)
+    weights = _load_weights(folder, card.weights) if card.weights else None
+    spec = card.spec if maps == "all" else replace(card.spec, channels=card.spec.needed)
+    try:
+        generator = own.build(config, spec, weights, device)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    # A network without its weights would give noise.
+    if weights is None and generator.weights():
+        raise ModelError(f"{folder / CARD} names no weights, and the family {card.family!r} cannot do without")
+    return generator
+
+
+def import_published(path: Path, name: str, folder: Path) -> Card:
+    """Turn a published program's weights into a model.
+
+    Parameters
+    ----------
+    path
+        The file or folder as its authors distribute it; code in it is not run.
+    name
+        The family it belongs to.
+    folder
+        Where the model goes; its last part becomes the model's name.
+
+    Raises
+    ------
+    ModelError
+        If the family is unknown or has no published weights, or the file is not one of its.
+    OutputError
+        If the folder already holds a model, or cannot be written.
+    """
+    own = family(name)
+    if own.read_published is None:
+        raise ModelError(f"the family {name!r} has no published weights to import")
+    if (folder / CARD).exists():
+        raise OutputError(f"{folder} already holds a model; give another folder")
+    config, weights = own.read_published(path)
+    own.build(config, own.spec, weights, "cpu")  # refuses weights that do not fit
+    card = Card(
+        name=folder.resolve().name,
+        family=name,
+        version="published",
+        description=f"{own.imported}, imported from {path.name}.",
+        licence="That of the imported file; it does not come with wsiscore.",
+        trained_on="What its authors trained it on; the file does not say.",
+        spec=own.spec,
+        config=asdict(config),
+    )
+    return write_model(folder, card, weights)
+
+
+def _shipped() -> Path:
+    """Return the folder of models: in the installed package, or in the repository."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "_models"
+    return installed if installed.is_dir() else package.parent / "models"
+
+
+def _config(own: Family, card: Card) -> Any:
+    known = {field.name for field in fields(own.config)}
+    if unknown := sorted(set(card.config) - known):
+        raise ModelError(
+            f"the card of {card.name!r} sets {unknown[0]!r}, which the family {card.family!r} does not have;"
+            f" it has: {', '.join(sorted(known)) or 'nothing to set'}"
+        )
+    try:
+        # JSON has lists where a frozen Config has tuples.
+        return own.config(**{k: tuple(v) if isinstance(v, list) else v for k, v in card.config.items()})
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"the card of {card.name!r} has a wrong 'config': {error}") from error
+
+
+def _load_weights(folder: Path, entry: Weights) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    path = folder / entry.file
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} is missing or unreadable; copy the whole folder of the model again") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != entry.sha256:
+        raise ModelError(
+            f"{path} is truncated or changed: its SHA-256 is {found[:12]}…, the card says {entry.sha256[:12]}…;"
+            " copy the whole folder of the model again"
+        )
+    try:
+        return dict(load(content))
+    except SafetensorError as error:
+        raise ModelError(f"{path} is not a safetensors file: {error}") from error

@@ -1,0 +1,1 @@
+"""Networks in torch, and what several families share to run and train them."""

@@ -1,0 +1,140 @@
+"""One slide on its way: what was given, the slide, its folder of results and its record."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from wsiscore.errors import MosaicError, OutputError, SlideError
+from wsiscore.files import stem
+from wsiscore.mosaic import Mosaic
+from wsiscore.pipeline.options import ScoreOptions, SlideOptions
+from wsiscore.pipeline.provenance import Record, slide_of
+from wsiscore.slide.readers.omezarr import is_virtual
+from wsiscore.slide.slide import Slide
+from wsiscore.tiles import TileList
+
+__all__ = ["MOSAIC", "TILES", "Job", "open_job", "out_of", "stem_of"]
+
+OUT = Path("wsiscore-out")
+TILES = "tiles.json"
+MOSAIC = "mosaic.ome.zarr"
+
+_SET_BY_TILES = {"roi": "--roi", "roi_classes": "--roi-class", "tile_px": "--size"}
+_SET_BY_MOSAIC = {
+    "roi_classes": "--roi-class",
+    "tile_px": "--size",
+    "device": "--device",
+    "batch_size": "--batch",
+    "maps": "--maps",
+}
+
+
+@dataclass(slots=True)
+class Job:
+    """One slide on its way.
+
+    Parameters
+    ----------
+    slide
+        Open.
+    folder
+        Of its results.
+    record
+        Its ``run.json``.
+    tiles, mosaic
+        The tile list or the mosaic that was given instead of the slide, if one was; a mosaic has its tile list.
+    """
+
+    slide: Slide
+    folder: Path
+    record: Record
+    tiles: TileList | None = None
+    mosaic: Mosaic | None = None
+
+
+@contextmanager
+def open_job(path: Path, options: SlideOptions) -> Iterator[Job]:
+    """Open a slide, a tile list or a mosaic, claim the slide's folder, and keep its record.
+
+    Raises
+    ------
+    WsiscoreError
+        If it cannot be opened, an option does not apply to it, or the folder belongs to something else.
+    """
+    tiles, mosaic, source, mpp = None, None, path, options.mpp
+    if path.suffix == ".json" and path.is_file():
+        tiles = TileList.read(path)
+        _refuse(options, _SET_BY_TILES, f"{path} has its regions and its tile size already", "`wsiscore tile`")
+    elif (path / "done").is_dir() and not is_virtual(path):
+        mosaic = Mosaic.open(path)
+        tiles = mosaic.tiles
+        set_by = _SET_BY_MOSAIC if isinstance(options, ScoreOptions) else _SET_BY_TILES
+        if isinstance(options, ScoreOptions) and options.roi:
+            set_by = {key: flag for key, flag in set_by.items() if key != "roi_classes"}
+        _refuse(options, set_by, f"{path} holds maps that are computed already", "the slide itself")
+    if tiles is not None:
+        source, mpp = tiles.slide, tiles.slide_mpp
+        if options.mpp not in (None, mpp):
+            raise MosaicError(f"{path} was laid with the slide at {mpp} µm/px; to use --mpp, start from the slide")
+        if not source.exists():
+            raise SlideError(
+                f"{path} is of the slide {source}, which is not there; put it back or start from the slide"
+            )
+    with Slide(source, mpp) as slide:
+        folder = _claim(out_of(path, options), stem_of(path), source.absolute())
+        with Record(folder, source.absolute()) as record:
+            record.note("slide", _about(slide))
+            yield Job(slide, folder, record, tiles, mosaic)
+            record.finish()
+
+
+def out_of(path: Path, options: SlideOptions) -> Path:
+    """Return the folder of the results: the one asked for, or where a given tile list or mosaic lies, or `OUT`."""
+    return options.out or (path.parent.parent if path.name in (TILES, MOSAIC) else OUT)
+
+
+def stem_of(path: Path) -> str:
+    """Return what a slide is called: its file's stem; of a tile list or mosaic, its folder."""
+    if path.name == MOSAIC:
+        return path.parent.name + ("-virtual" if is_virtual(path) else "")
+    return path.parent.name if path.name == TILES else stem(path)
+
+
+def _refuse(options: SlideOptions, flags: dict[str, str], why: str, instead: str) -> None:
+    """Raise a MosaicError if an option was chosen that what was given has decided already."""
+    own = {each.name: each for each in fields(options) if each.name in flags}
+    chosen = [flags[name] for name, each in own.items() if getattr(options, name) != each.default]
+    if chosen:
+        raise MosaicError(f"{why}; leave out {' and '.join(chosen)}, or give it to {instead}")
+
+
+def _claim(out: Path, name: str, slide: Path) -> Path:
+    """Make and return the slide's folder: ``out/name``, or with a few digits more if another slide has that."""
+    digits = hashlib.sha256(str(slide).encode()).hexdigest()[:6]
+    for folder in (out / name, out / f"{name}-{digits}"):
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if slide_of(folder) == slide:
+                return folder
+        except OSError as error:
+            raise OutputError(f"cannot write {folder}: {error.strerror}; choose another folder with -o") from error
+        else:
+            return folder
+    raise OutputError(f"{folder} holds something else; move it away or choose another folder with -o")
+
+
+def _about(slide: Slide) -> dict[str, Any]:
+    return {
+        "format": slide.format,
+        "mpp": slide.mpp,
+        "mpp_source": slide.properties["mpp_source"],
+        "width_px": slide.width_px,
+        "height_px": slide.height_px,
+        **({"virtual": asdict(slide.virtual)} if slide.virtual else {}),
+    }

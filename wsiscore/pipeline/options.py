@@ -1,0 +1,104 @@
+"""What a user may choose, one frozen class a step; the same for every slide of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wsiscore.models.contract import Maps
+from wsiscore.score import CUTOFF
+
+__all__ = ["InferOptions", "ScoreOptions", "SlideOptions", "TileOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlideOptions:
+    """Which part of a slide is read, and where the results go.
+
+    Parameters
+    ----------
+    out
+        Folder of the results; by default ``wsiscore-out``, or where a given tile list or mosaic lies.
+    roi
+        Annotation file; by default one beside the slide, else tissue is found.
+    roi_classes
+        Classes or names to keep of it; by default all.
+    mpp
+        Micrometres per pixel of the slide, where its file does not say.
+    """
+
+    out: Path | None = None
+    roi: Path | None = None
+    roi_classes: tuple[str, ...] = ()
+    mpp: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileOptions(SlideOptions):
+    """How tiles are laid over the regions, as in `wsiscore.tiles.TileGrid`.
+
+    Parameters
+    ----------
+    tile_mpp
+        Micrometres per pixel of the tiles.
+    tile_px, margin_px
+        Side of a tile, and width of its border that is read but not kept.
+    min_coverage
+        Smallest fraction of a tile's core inside the regions, in [0, 1]; at 0 every tile that a region touches.
+    save_png
+        Whether the tiles as read, margins included, are written as ``tiles/<row>_<col>.png``.
+    """
+
+    tile_mpp: float = 0.5
+    tile_px: int = 512
+    margin_px: int = 32
+    min_coverage: float = 0.0
+    save_png: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferOptions(SlideOptions):
+    """Which model runs, and how.
+
+    Parameters
+    ----------
+    model
+        Name or folder of a model; by default the one that `wsiscore.models.store.default_model` names.
+    tile_px
+        Side of a tile; by default the model's.
+    device
+        ``auto``, ``cuda``, ``mps`` or ``cpu``.
+    batch_size
+        Tiles a batch; by default by the size of the tiles.
+    maps
+        Which of the model's maps are computed and kept: ``needed`` ones, or ``all``.
+    ome_tiff
+        Whether a virtual stain is also written as ``<stem>-virtual.ome.tif``.
+    """
+
+    model: str | None = None
+    tile_px: int | None = None
+    device: str = "auto"
+    batch_size: int | None = None
+    maps: Maps = "needed"
+    ome_tiff: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreOptions(InferOptions):
+    """How cells are found and counted.
+
+    Parameters
+    ----------
+    cutoff
+        Percent at and above which an index is high.
+    rules
+        Rules for finding cells by name, as in `wsiscore.cells.rules`; those left out are the model's.
+    csv
+        Whether the cells are written as CSV instead of Parquet.
+    """
+
+    cutoff: float = CUTOFF
+    rules: Mapping[str, float] = field(default_factory=dict)
+    csv: bool = False

@@ -1,0 +1,61 @@
+"""Where a slide is scored: what somebody drew on it, what it was painted in, or the tissue found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import shapely
+
+from wsiscore.errors import RoiError
+from wsiscore.mosaic import Mosaic
+from wsiscore.regions import Roi
+from wsiscore.roi.annotations import read_rois, roi_file_beside
+from wsiscore.roi.outlines import clip_rois
+from wsiscore.roi.tissue import find_tissue
+from wsiscore.slide.readers.omezarr import is_virtual
+from wsiscore.slide.slide import Slide
+
+__all__ = ["rois_of"]
+
+
+def rois_of(slide: Slide, file: Path | None = None, classes: Sequence[str] = ()) -> tuple[list[Roi], str]:
+    """Return the ROIs of a slide, and where they are from: a file's whole path or "found tissue".
+
+    A virtual stain has the regions of the slide it was painted from, without what could not be read there.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    file
+        Annotations in level-0 pixels of this slide; by default those beside it with its stem, if there are any.
+    classes
+        Classes or names to keep of them; by default all.
+
+    Raises
+    ------
+    RoiError
+        If the annotations cannot be used, classes are asked for without any, or there is no tissue.
+    """
+    if (file := file or roi_file_beside(slide.path)) is not None:
+        drawn = read_rois(file, mpp=slide.mpp, classes=tuple(classes), origin_px=slide.origin_px)
+        return clip_rois(drawn, slide.width_px * slide.mpp, slide.height_px * slide.mpp), str(file.absolute())
+    if classes:
+        raise RoiError(f"{slide.path} has no ROI file beside it to choose {', '.join(classes)} from; give --roi")
+    if is_virtual(slide.path):
+        return _painted(Mosaic.open(slide.path))
+    if not (tissue := find_tissue(slide)):
+        raise RoiError(f"{slide.path} shows no tissue; if there is some, draw it and give it with --roi")
+    return tissue, "found tissue"
+
+
+def _painted(mosaic: Mosaic) -> tuple[list[Roi], str]:
+    rois, unread = list(mosaic.tiles.rois), mosaic.unreadable_um()
+    if unread is not None:
+        cut = [replace(roi, outline_um=shapely.difference(roi.outline_um, unread)) for roi in rois]
+        rois = [roi for roi in cut if not roi.outline_um.is_empty]
+    if not rois:
+        raise RoiError(f"{mosaic.path} shows nothing: {mosaic.tiles.slide} could not be read where its regions are")
+    return rois, mosaic.tiles.roi_source

@@ -1,0 +1,257 @@
+"""The steps of one slide: tiles, mosaic, cells, score, report.
+
+A slide has one folder, ``OUT/<stem>/``. Each step leaves its file there and continues from what an earlier step left:
+a tile list, or a mosaic, finished or not. What a folder holds of another slide is never touched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import shapely
+
+from wsiscore.cells.find import rules_of
+from wsiscore.cells.rules import Rules, rule_flag
+from wsiscore.cells.table import Cells
+from wsiscore.errors import ModelError, MosaicError, OutputError, RoiError, WsiscoreError
+from wsiscore.files import replacing
+from wsiscore.inference import infer_tiles
+from wsiscore.models.card import read_card
+from wsiscore.models.contract import Generator, Maps
+from wsiscore.models.store import default_model, find_model, index_errors, load_model
+from wsiscore.mosaic import Mosaic, TileState
+from wsiscore.pipeline.job import MOSAIC, TILES, Job, open_job, stem_of
+from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
+from wsiscore.pipeline.rois import rois_of
+from wsiscore.regions import Roi
+from wsiscore.report.cohort import Entry
+from wsiscore.report.html import write_report
+from wsiscore.report.overlay import write_overlay
+from wsiscore.report.qupath import write_cells
+from wsiscore.report.tables import write_cells_table, write_score
+from wsiscore.score import SlideScore, score_cells
+from wsiscore.slide.ome_tiff import write_ome_tiff
+from wsiscore.slide.slide import Slide
+from wsiscore.stain import MOST_PINK
+from wsiscore.tiles import TileList
+
+__all__ = ["infer_slide", "score_slide", "tile_slide", "try_score"]
+
+_log = logging.getLogger("wsiscore")
+
+
+def tile_slide(path: Path, options: TileOptions) -> Path:
+    """Lay tiles over a slide's regions, as `TileList.plan` does, and return the path of the ``tiles.json`` written."""
+    with open_job(path, options) as job:
+        tiles = _plan(job, options)
+        tiles.write(job.folder / TILES)
+        if options.save_png:
+            with job.record.stage("tiles"):
+                _save_png(job.slide, tiles, job.folder / "tiles")
+        return job.folder / TILES
+
+
+def infer_slide(path: Path, options: InferOptions, *, progress: bool = False) -> Mosaic:
+    """Run the model over a slide or a tile list, as far as that is not done yet."""
+    with open_job(path, options) as job:
+        mosaic = _infer(job, options, progress, paints=options.ome_tiff or None)
+        if options.ome_tiff:
+            with job.record.stage("ome_tiff"):
+                write_ome_tiff(job.folder / f"{job.folder.name}-virtual.ome.tif", mosaic.path)
+        return mosaic
+
+
+def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) -> SlideScore:
+    """Score a slide, a tile list or a mosaic, and write the results.
+
+    Parameters
+    ----------
+    path
+        A slide, a ``tiles.json`` or a ``mosaic.ome.zarr``.
+    options
+        The user's choices.
+    progress
+        Whether to show progress on a terminal.
+
+    Raises
+    ------
+    WsiscoreError
+        A leaf of it, for whatever is wrong with the slide, the regions, the model or the folder.
+    """
+    with open_job(path, options) as job:
+        mosaic = job.mosaic or _infer(job, options, progress, paints=False)
+        model = str(mosaic.about["model"].get("name", "unnamed"))
+        if job.mosaic and options.model not in (None, model):
+            raise MosaicError(f"{path} was made by {model}, not {options.model}; to use that, score the slide itself")
+        if missing := mosaic.missing():
+            raise MosaicError(f"{path} lacks {missing} tiles; run the same `wsiscore infer` again to finish it")
+        rules = _with_chosen(rules_of(mosaic), model, options.rules)
+        rois = _rescored_rois(job, mosaic, options)
+        with job.record.stage("cells"):
+            cells, applied = rules.find(mosaic)
+            cells = cells.in_rois(rois)
+        score = score_cells(
+            cells,
+            rois,
+            slide=job.folder.name,
+            model=model,
+            cutoff=options.cutoff,
+            unread_um=mosaic.unreadable_um(),
+            virtual=job.slide.virtual,
+        )
+        _warn(job.slide.path.name, mosaic)
+        errors = {} if job.slide.virtual else index_errors(options.model or model, mosaic.about["model"], rules)
+        job.record.note("model", {**mosaic.about["model"], "index_errors": errors})
+        job.record.note("settings", {"cutoff": options.cutoff, **applied.to_json()})
+        _write_results(job, rois, cells, score, csv=options.csv)
+        return score
+
+
+def try_score(path: Path, options: ScoreOptions, *, progress: bool = False) -> Entry:
+    """Score a slide as `score_slide` does; what goes wrong with it becomes the reason in its entry."""
+    try:
+        score = score_slide(path, options, progress=progress)
+    except WsiscoreError as error:
+        return Entry(stem_of(path), None, " ".join(str(error).split()), model=options.model or default_model())
+    return Entry(score.slide, score, folder=score.slide)
+
+
+def _plan(job: Job, options: TileOptions) -> TileList:
+    """Lay the tiles over the slide's regions."""
+    with job.record.stage("rois"):
+        rois, source = rois_of(job.slide, options.roi, options.roi_classes)
+        tiles = TileList.plan(
+            job.slide,
+            rois,
+            mpp=options.tile_mpp,
+            tile_px=options.tile_px,
+            margin_px=options.margin_px,
+            min_coverage=options.min_coverage,
+            roi_source=source,
+        )
+    laid = {"tiles": len(tiles.tiles), "tile_px": options.tile_px, "tile_mpp": options.tile_mpp}
+    job.record.note("settings", {"roi_source": source, **laid})
+    return tiles
+
+
+@lru_cache(maxsize=1)
+def _generator(folder: Path, device: str, maps: Maps) -> Generator:
+    return load_model(folder, device, maps=maps)
+
+
+def _infer(job: Job, options: InferOptions, progress: bool, *, paints: bool | None = None) -> Mosaic:
+    """Run the model; ModelError if `paints` is given and it paints a picture, or does not, unlike that."""
+    folder = find_model(options.model or default_model())
+    card = read_card(folder)
+    spec = card.spec
+    if paints is not None and paints != (spec.rules is None):
+        raise ModelError(
+            f"{card.name} finds cells and paints no picture; leave out --ome-tiff"
+            if paints
+            else f"{card.name} paints a virtual stain and finds no cells; `wsiscore infer` with it, "
+            "and pipe the path that prints into `wsiscore score -`"
+        )
+    if spec.rules and isinstance(options, ScoreOptions):
+        _with_chosen(spec.rules, card.name, options.rules)  # so that a wrong one is an error before the work
+    tiles = job.tiles or _plan(
+        job,
+        TileOptions(
+            roi=options.roi,
+            roi_classes=options.roi_classes,
+            tile_mpp=spec.mpp,
+            tile_px=options.tile_px or spec.tile_px,
+            margin_px=spec.margin_px,
+        ),
+    )
+    with job.record.stage("load_model"):
+        generator = _generator(folder, options.device, options.maps)
+    job.record.note("model", card.provenance())
+    job.record.note("settings", {"device": generator.device, "margin_px": tiles.grid.margin_px})
+    seconds: dict[str, float] = {}
+    stages = dict(job.record.values["stages"])
+    with job.record.stage("infer"):
+        mosaic = infer_tiles(
+            job.slide,
+            tiles,
+            generator,
+            job.folder / MOSAIC,
+            model=card.provenance(),
+            batch_size=options.batch_size,
+            progress=progress,
+            seconds=seconds,
+        )
+    tiles.write(job.folder / TILES)  # not before: a mosaic made in another way keeps its tile list
+    if "network" in seconds:
+        job.record.note("stages", {f"infer: {name}": round(value, 3) for name, value in seconds.items()})
+    elif "infer" in stages:  # it was finished before: the time that took is the one to keep
+        job.record.note("stages", {"infer": stages["infer"]})
+    return mosaic
+
+
+def _with_chosen(own: Rules, model: str, chosen: Mapping[str, float]) -> Rules:
+    """Return a model's own rules with those the user chose; MosaicError if one does not apply to it."""
+    known = {rule.name for rule in fields(own)}
+    if foreign := sorted(set(chosen) - known):
+        raise MosaicError(
+            f"{rule_flag(foreign[0])} does not apply to the cells of {model}, which have the rules "
+            f"{', '.join(rule_flag(name) for name in sorted(known))}; leave it out"
+        )
+    return replace(own, **chosen)
+
+
+def _rescored_rois(job: Job, mosaic: Mosaic, options: ScoreOptions) -> Sequence[Roi]:
+    """Return the mosaic's own ROIs, or those newly given if the mosaic holds them whole."""
+    if job.mosaic is None or options.roi is None:
+        return mosaic.tiles.rois
+    rois, source = rois_of(job.slide, options.roi, options.roi_classes)
+    held = shapely.union_all([shapely.box(*mosaic.grid.tile(*place).write.bounds_um) for place in mosaic.tiles.tiles])
+    for roi in rois:
+        beyond = shapely.area(shapely.difference(roi.outline_um, held))
+        if beyond > 1e-6 * roi.outline_um.area:
+            raise RoiError(
+                f"{source}: {roi.name!r} reaches {beyond / 1e6:.3f} mm² beyond what {mosaic.path} holds; "
+                "score the slide itself with this ROI, into another folder"
+            )
+    job.record.note("settings", {"roi_source": source})
+    return rois
+
+
+def _warn(name: str, mosaic: Mosaic) -> None:
+    """Log what makes the result of a slide doubtful."""
+    if (pink := mosaic.about.get("pink_share", 0)) > MOST_PINK:
+        _log.warning(
+            "%s: %.0f %% of the stained pixels are pinker than hematoxylin and DAB can be; "
+            "if this is an H&E slide, its index means nothing",
+            name,
+            100 * pink,
+        )
+    if unread := int((mosaic.states() == TileState.UNREADABLE).sum()):
+        _log.warning("%s: %d tiles could not be read; counts and area leave them out", name, unread)
+
+
+def _write_results(job: Job, rois: Sequence[Roi], cells: Cells, score: SlideScore, *, csv: bool) -> None:
+    """Write the numbers first, then what is drawn from them, and the report last."""
+    slide, folder, record = job.slide, job.folder, job.record
+    with record.stage("write"):
+        write_cells_table(folder / ("cells.csv" if csv else "cells.parquet"), cells, rois)
+        write_score(folder / "score.json", score)
+        write_cells(folder / "cells.geojson", cells, mpp=slide.mpp)
+    with record.stage("overlay"):
+        write_overlay(folder / "overlay.jpg", slide, rois, cells)
+    with record.stage("report"):
+        write_report(folder / "report.html", slide=slide, rois=rois, cells=cells, score=score, run=record.finish())
+
+
+def _save_png(slide: Slide, tiles: TileList, folder: Path) -> None:
+    for row, col in tiles.tiles:
+        pixels = slide.read(tiles.grid.tile(row, col).read)
+        with replacing(folder / f"{row:04d}_{col:04d}.png") as part:
+            done, png = cv2.imencode(".png", pixels[..., ::-1])
+            if not done:
+                raise OutputError(f"{folder}: a tile could not be encoded as PNG")
+            part.write_bytes(png.tobytes())

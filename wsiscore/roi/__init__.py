@@ -1,0 +1,1 @@
+"""Regions of interest: drawn annotations, outlines and found tissue."""

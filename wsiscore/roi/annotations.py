@@ -1,0 +1,395 @@
+"""Outlines people drew: GeoJSON from QuPath and others, Aperio ImageScope, ASAP and HALO files.
+
+Files count in pixels of level 0; here they become micrometres. Two programs count from the scanner's origin where
+QuPath counts from the rectangle that holds the scanned image, and so must we (``origin_px``).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import math
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import shapely
+
+from wsiscore.errors import RoiError
+from wsiscore.regions import Roi
+from wsiscore.roi.outlines import (
+    HAIR,
+    Outline,
+    Points,
+    clip_rois,
+    closed,
+    corners_px,
+    outline_px,
+    polygonal,
+    to_um,
+)
+
+__all__ = ["clip_rois", "outlines_geojson", "read_rois", "roi_file_beside"]
+
+_SUFFIXES = (".geojson", ".geojson.gz", ".xml", ".annotations")  # not .json: truth is often called that
+_MOST_BYTES = 512 * 2**20
+_NAMES_SHOWN = 12
+
+_DETECTIONS = {"detection", "cell", "tile"}  # QuPath's objects that are no regions
+_LINES = {"Point": "point", "MultiPoint": "point", "LineString": "line", "MultiLineString": "line"}
+_GEOMETRIES = {"Polygon", "MultiPolygon", *_LINES}
+# Region/@Type: ImageScope writes digits, HALO words
+_AREAS = {"0": "polygon", "1": "rectangle", "2": "ellipse"}
+_AREAS |= {word: word for word in _AREAS.values()}
+_MARKS = {"3": "arrow", "4": "ruler", "5": "counter"}
+_ASAP_AREAS = {"polygon", "rectangle", "spline"}
+
+_log = logging.getLogger("wsiscore")
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What the reader must tell: marks left out, outlines mended."""
+
+    ignored: Counter[str] = field(default_factory=Counter)
+    mended: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """One annotation as the file has it; a polygon is its edge, then its holes."""
+
+    name: str
+    class_name: str
+    polygons: list[list[Points]]
+    cut: Outline | None = None
+
+    @property
+    def label(self) -> str:
+        return self.name or self.class_name or "ROI"
+
+
+def read_rois(
+    path: Path | str, *, mpp: float, classes: Sequence[str] = (), origin_px: tuple[int, int] = (0, 0)
+) -> list[Roi]:
+    """Read the regions in an annotation file; what kind of file it is, its content tells.
+
+    Read are GeoJSON (QuPath's or any other, also gzipped), Aperio ImageScope XML, ASAP XML and HALO annotations.
+    Negative regions of ImageScope and HALO are cut from the regions of their own layer. The control points of an
+    ASAP spline are joined by straight lines. Points, lines, detections and cells are left out with one logged
+    warning; so is said which outlines crossed themselves by a hair and were mended.
+
+    Parameters
+    ----------
+    path
+        The annotation file.
+    mpp
+        Micrometres per pixel of the slide's level 0.
+    classes
+        Keep only regions whose class or name is among these, whatever the case; all when empty.
+    origin_px
+        Where the slide's top left, as wsiscore counts, lies in the scanner's own level-0 pixels (OpenSlide's
+        ``bounds-x``, ``bounds-y``). Taken off ASAP and HALO files, which count from the scanner's origin; QuPath
+        has taken it off already, and ImageScope's slides have none.
+
+    Returns
+    -------
+    list of Roi
+        At least one, in the file's order, in micrometres; names are unique: the annotation's own, else its class,
+        else ``ROI``, with `` 2``, `` 3`` and so on at repeats.
+
+    Raises
+    ------
+    RoiError
+        If the file is missing, broken, of another kind or holds no region (of these classes), or an outline has no
+        area, a point that is nowhere, or crosses itself so that its inside is unclear.
+    ValueError
+        If `mpp` is not a positive number.
+    """
+    if not (math.isfinite(mpp) and mpp > 0):
+        raise ValueError(f"mpp must be a positive number of micrometres per pixel, got {mpp}")
+    path, notes = Path(path), _Notes()
+    try:
+        drawings, from_scanner = _drawings(path, notes)
+        chosen = _chosen(drawings, classes)
+        origin = origin_px if from_scanner else (0, 0)
+        rois = [
+            Roi(name, to_um(_outline(name, drawn, notes), mpp, origin))
+            for name, drawn in zip(_unique(drawn.label for drawn in chosen), chosen, strict=True)
+        ]
+        if not rois:
+            left_out = f"; left out were {_listed(notes.ignored)}" if notes.ignored else ""
+            raise RoiError(f"holds no region{left_out}; draw at least one closed outline and export it again")
+    except RoiError as error:
+        raise RoiError(f"{path}: {error}") from error
+    if notes.ignored:
+        _log.warning("%s: left out %s, which are no regions", path.name, _listed(notes.ignored))
+    if notes.mended:
+        _log.warning(
+            "%s: mended outlines that cross themselves by a hair (under %g %% of the area): %s",
+            path.name,
+            100 * HAIR,
+            _shown([repr(name) for name in notes.mended]),
+        )
+    return rois
+
+
+def roi_file_beside(slide_path: Path) -> Path | None:
+    """Return the annotation file that lies beside a slide and has its stem, or None.
+
+    Looked for are ``.geojson``, ``.geojson.gz``, ``.xml`` and ``.annotations`` in any case; beside ``a.ome.tif``
+    both ``a.ome.geojson`` and ``a.geojson`` will do.
+
+    Raises
+    ------
+    RoiError
+        If there is more than one.
+    """
+    stems = {slide_path.stem}
+    if slide_path.stem.casefold().endswith(".ome"):
+        stems.add(slide_path.stem[: -len(".ome")])
+    beside = slide_path.parent.glob("*")
+    found = sorted(file for file in beside if _annotation_stem(file) in stems and file.is_file())
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise RoiError(f"{slide_path}: several annotation files lie beside it ({names}); choose one with --roi")
+    return found[0] if found else None
+
+
+def _annotation_stem(file: Path) -> str | None:
+    name = file.name
+    return next((name[: -len(end)] for end in _SUFFIXES if name.casefold().endswith(end)), None)
+
+
+def outlines_geojson(rois: Iterable[Roi], mpp: float) -> dict[str, Any]:
+    """Return ROIs as a GeoJSON FeatureCollection of annotations that QuPath opens, in level-0 pixels.
+
+    Parameters
+    ----------
+    rois
+        Outlines in micrometres from the slide's top left.
+    mpp
+        Micrometres per pixel of the slide's level 0.
+    """
+    features = [
+        {
+            "type": "Feature",
+            "geometry": json.loads(shapely.to_geojson(shapely.transform(roi.outline_um, lambda xy: xy / mpp))),
+            "properties": {"objectType": "annotation", "name": roi.name},
+        }
+        for roi in rois
+    ]
+    return {"type": "FeatureCollection", "features": features}
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def _drawings(path: Path, notes: _Notes) -> tuple[list[_Drawn], bool]:
+    """Return what is drawn in a file, and whether it counts from the scanner's origin."""
+    try:
+        with path.open("rb") as file:
+            packed = file.peek(2)[:2] == b"\x1f\x8b"
+            source = gzip.GzipFile(fileobj=file) if packed else file
+            head = source.read(64)
+            first = head.lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1]
+            if first not in (b"{", b"[", b"<"):
+                found = "is of another kind" if first else "is empty"
+                raise RoiError(f"{found}; wanted GeoJSON, ImageScope XML, ASAP XML or HALO annotations")
+            data = head + source.read(_MOST_BYTES)
+    except FileNotFoundError as error:
+        raise RoiError("there is no such file") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise RoiError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > _MOST_BYTES:
+        raise RoiError(f"holds more than {_MOST_BYTES >> 20} MiB; export the annotations without detections")
+    try:
+        return _from_xml(data, notes) if first == b"<" else (_from_geojson(data, notes), False)
+    except RecursionError as error:
+        raise RoiError("is nested too deep to be an annotation file; export it again") from error
+
+
+# --- GeoJSON ---------------------------------------------------------------------------------------------------
+
+
+def _from_geojson(data: bytes, notes: _Notes) -> list[_Drawn]:
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise RoiError(f"is not whole JSON ({error}); export it again") from error
+    drawings = []
+    for number, feature in enumerate(_features(document), start=1):
+        try:
+            drawn = _from_feature(feature, notes)
+        except (TypeError, AttributeError, KeyError) as error:
+            raise RoiError(f"its annotation no. {number} is not GeoJSON ({error}); export it again") from error
+        if drawn is not None:
+            drawings.append(drawn)
+    return drawings
+
+
+def _features(document: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the features of any GeoJSON document, or of a bare list of them as early QuPath wrote."""
+    kind = str(document.get("type")) if isinstance(document, dict) else None
+    if isinstance(document, list):
+        for member in document:
+            yield from _features(member)
+    elif kind == "FeatureCollection":
+        yield from _features(document.get("features"))
+    elif kind == "GeometryCollection":
+        yield from _features(document.get("geometries"))
+    elif kind == "Feature":
+        yield document
+    elif kind in _GEOMETRIES:
+        yield {"geometry": document}
+    else:
+        found = f"an object of type {kind!r}" if isinstance(document, dict) else json.dumps(document)[:40]
+        raise RoiError(f"is JSON but not GeoJSON: found {found}; wanted features or geometries")
+
+
+def _from_feature(feature: Mapping[str, Any], notes: _Notes) -> _Drawn | None:
+    properties = feature.get("properties") or {}
+    kind = properties.get("objectType") or properties.get("object_type")  # QuPath from 0.3
+    if kind is None and str(feature.get("id")).startswith("Path"):  # before: PathCellObject
+        kind = str(feature["id"]).removeprefix("Path").removesuffix("Object")
+    if str(kind).casefold() in _DETECTIONS:
+        notes.ignored[str(kind).casefold()] += 1
+        return None
+    found = properties.get("classification") or ""
+    if isinstance(found, dict):
+        found = found.get("name") or ": ".join(found.get("names") or ())
+    name, class_name = _one_line(properties.get("name")), _one_line(found)
+    polygons = _polygons(feature.get("geometry"), name or class_name or "ROI", notes)
+    return _Drawn(name, class_name, polygons) if polygons else None
+
+
+def _polygons(geometry: Any, label: str, notes: _Notes) -> list[list[Points]]:
+    kind = str(geometry["type"]) if geometry is not None else "annotation without geometry"
+    if kind == "GeometryCollection":
+        return [found for member in geometry["geometries"] for found in _polygons(member, label, notes)]
+    if kind == "MultiPolygon":
+        return [[corners_px(ring, label) for ring in rings] for rings in geometry["coordinates"] or [[]]]
+    if kind == "Polygon":
+        return [[corners_px(ring, label) for ring in geometry["coordinates"]]]
+    if geometry is not None and kind not in _LINES:
+        raise RoiError(f"outline {label!r} is a {kind!r}, which GeoJSON does not know; export it again")
+    notes.ignored[_LINES.get(kind, kind)] += 1
+    return []
+
+
+# --- XML -------------------------------------------------------------------------------------------------------
+
+
+class _Plain(ElementTree.TreeBuilder):
+    """Builds a tree, but refuses a document type, with which a small file can swell without end."""
+
+    def doctype(self, name: str, _public: str | None, _system: str | None) -> None:
+        raise RoiError(f"declares a document type ({name}), which no annotation file needs; export it again")
+
+
+def _from_xml(data: bytes, notes: _Notes) -> tuple[list[_Drawn], bool]:
+    try:
+        root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Plain()))
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        if isinstance(error, RoiError):
+            raise
+        raise RoiError(f"is not whole XML ({error}); export it again") from error
+    if root.tag == "ASAP_Annotations":
+        return _from_asap(root, notes), True
+    if root.tag == "Annotations":
+        is_halo = root.find("Annotation/Regions/Region/Vertices/V") is not None
+        return [drawn for layer in root.iterfind("Annotation") for drawn in _from_layer(layer, notes)], is_halo
+    raise RoiError(f"is XML, but <{root.tag}> is none of ours; wanted ImageScope, ASAP or HALO annotations")
+
+
+def _from_asap(root: ElementTree.Element, notes: _Notes) -> list[_Drawn]:
+    drawings = []
+    for annotation in root.iterfind("Annotations/Annotation"):
+        kind = annotation.get("Type", "").casefold()
+        if kind not in _ASAP_AREAS:
+            notes.ignored[kind or "annotation without type"] += 1
+            continue
+        name, group = _one_line(annotation.get("Name")), _one_line(annotation.get("PartOfGroup"))
+        corners = annotation.iterfind("Coordinates/Coordinate")
+        points = corners_px(((corner.get("X"), corner.get("Y")) for corner in corners), name or group or "ROI")
+        drawings.append(_Drawn(name, "" if group == "None" else group, [[points]]))
+    return drawings
+
+
+def _from_layer(layer: ElementTree.Element, notes: _Notes) -> list[_Drawn]:
+    """Read one layer of ImageScope or HALO; its negative regions cut holes in all its others."""
+    class_name = _layer_class(layer)
+    regions: list[_Drawn] = []
+    negatives: list[_Drawn] = []
+    for region in layer.iterfind("Regions/Region"):
+        kind = region.get("Type", "0").casefold()
+        if kind not in _AREAS:
+            notes.ignored[_MARKS.get(kind, kind)] += 1
+            continue
+        name = _one_line(region.get("Text"))
+        corners = ((vertex.get("X"), vertex.get("Y")) for vertex in region.iterfind("Vertices/*"))
+        points = closed(_AREAS[kind], corners_px(corners, name or class_name or "ROI"))
+        is_negative = region.get("NegativeROA", "0").casefold() in ("1", "true")
+        (negatives if is_negative else regions).append(_Drawn(name, class_name, [[points]]))
+    if not negatives:
+        return regions
+    if not regions:
+        notes.ignored["negative region in a layer without others"] += len(negatives)
+    holes = [_outline(f"{drawn.label} (negative)", drawn, notes) for drawn in negatives]
+    cut = polygonal(shapely.union_all(holes))
+    return [_Drawn(drawn.name, class_name, drawn.polygons, cut) for drawn in regions]
+
+
+def _layer_class(layer: ElementTree.Element) -> str:
+    found = [layer.get("Name")]
+    for attribute in layer.iterfind("Attributes/Attribute"):
+        found.append(attribute.get("Value"))
+        found.append(attribute.get("Name") if attribute.get("Name") != "Description" else None)
+    return next(filter(None, map(_one_line, found)), "")
+
+
+def _outline(name: str, drawn: _Drawn, notes: _Notes) -> Outline:
+    outline, was_mended = outline_px(name, drawn.polygons, drawn.cut)
+    if was_mended:
+        notes.mended.append(name)
+    return outline
+
+
+# --- names -----------------------------------------------------------------------------------------------------
+
+
+def _chosen(drawings: list[_Drawn], classes: Sequence[str]) -> list[_Drawn]:
+    wanted = {_one_line(name).casefold() for name in classes}
+    chosen = [one for one in drawings if not wanted or wanted & {one.class_name.casefold(), one.name.casefold()}]
+    if drawings and not chosen:
+        there = sorted({one.class_name or one.name or "(none)" for one in drawings})
+        raise RoiError(f"no region is of class {' or '.join(classes)}; the classes there are: {_shown(there)}")
+    return chosen
+
+
+def _unique(labels: Iterable[str]) -> Iterator[str]:
+    taken: set[str] = set()
+    for label in labels:
+        tries = chain([label], (f"{label} {number}" for number in count(2)))
+        name = next(name for name in tries if name not in taken)
+        taken.add(name)
+        yield name
+
+
+def _one_line(text: Any) -> str:
+    return "" if text is None else " ".join(str(text).split())
+
+
+def _listed(counted: Counter[str]) -> str:
+    return ", ".join(f"{number} × {what}" for what, number in counted.items())
+
+
+def _shown(names: list[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

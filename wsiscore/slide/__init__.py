@@ -1,0 +1,1 @@
+"""Slides: readers of every format, and any region at any resolution."""

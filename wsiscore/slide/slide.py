@@ -1,0 +1,237 @@
+"""Slide: open anything, know its micrometres per pixel, read any region at any scale."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from wsiscore.errors import ResolutionError
+from wsiscore.regions import Region
+from wsiscore.slide.readers.base import Pixels
+from wsiscore.slide.readers.registry import open_reader
+
+__all__ = ["Slide"]
+
+_PLAUSIBLE_MPP = (0.05, 20.0)
+_ANISOTROPY = 0.02  # relative difference of x and y that one number may stand for
+_SAME_SCALE = 1e-6  # relative: a level this little too coarse is taken as fine enough
+_DRIFT_PX = 1e-3  # source pixels: over a block, a ratio this close to whole is whole
+_BLOCK_PX = 2048  # side of the largest piece of a level in memory at once
+_WHITE = 255
+
+
+class Slide:
+    """A slide, a camera field or a virtual stain, as a continuous picture that can be read at any scale.
+
+    Pixel i at a scale of m µm/px covers [i·m, (i+1)·m) µm from the slide's top left, and is the mean of what
+    the finest needed level shows there, each source pixel weighing as much as it overlaps; when the slide is
+    coarser than asked, it is interpolated linearly. Beyond the slide all is white.
+
+    May be read from several threads at once. A pickled slide opens its file again where it arrives.
+
+    Parameters
+    ----------
+    path
+        A file that OpenSlide reads, a TIFF or OME-TIFF, a JPEG or PNG, or an OME-Zarr folder.
+    mpp
+        Micrometres per pixel of level 0; wins over what the file says.
+
+    Attributes
+    ----------
+    path
+        Where it is.
+    width_px, height_px
+        Size of level 0.
+    mpp
+        Micrometres per pixel of level 0.
+    level_mpp
+        The same for each level, finest first.
+    origin_px
+        Our top left in the scanner's own level-0 pixels; (0, 0) unless the format crops to what was scanned.
+    virtual
+        The model that painted this slide, and from which; None for a real one.
+    format
+        Short name for people: ``Aperio``, ``OME-TIFF``, ``JPEG``.
+    properties
+        What the file says of itself: vendor, objective, and where `mpp` is from.
+
+    Raises
+    ------
+    SlideError
+        If it cannot be opened.
+    ResolutionError
+        If neither the file nor `mpp` gives a plausible resolution.
+    """
+
+    def __init__(self, path: str | Path, mpp: float | None = None) -> None:
+        self.path = Path(path)
+        self._given_mpp = mpp
+        self._source = source = open_reader(self.path)
+        self.width_px, self.height_px, _ = source.levels[0]
+        self.origin_px = source.origin_px
+        self.virtual = source.virtual
+        self.format = source.format
+        try:
+            self.mpp = _resolution(self.path, mpp, source.mpp_xy)
+        except ResolutionError:
+            source.close()
+            raise
+        self.properties = {**source.properties, "mpp_source": "file" if mpp is None else "given"}
+        self.level_mpp = tuple(self.mpp * level.downsample for level in source.levels)
+
+    def read(self, region: Region) -> Pixels:
+        """Read a region at its scale.
+
+        Parameters
+        ----------
+        region
+            May reach beyond the slide or lie outside.
+
+        Returns
+        -------
+        ndarray
+            (height, width, 3) RGB in 0..255, white outside the slide.
+
+        Raises
+        ------
+        SlideError
+            If the pixels cannot be decoded; other places can still be read.
+        """
+        level = max((i for i, own in enumerate(self.level_mpp) if own <= region.mpp * (1 + _SAME_SCALE)), default=0)
+        step = region.mpp / self.level_mpp[level]
+        side = max(1, int(_BLOCK_PX / max(step, 1.0)))
+        out = np.full((region.height, region.width, 3), _WHITE, np.uint8)
+        for top in range(0, region.height, side):
+            for left in range(0, region.width, side):
+                block = out[top : top + side, left : left + side]
+                self._fill(block, level, step, region.x + left, region.y + top)
+        return out
+
+    def overview(self, max_px: int) -> Region:
+        """Return the whole slide as a region of at most `max_px` on its longer side, never enlarged."""
+        longer = max(self.width_px, self.height_px)
+        right, bottom = self.width_px * self.mpp, self.height_px * self.mpp
+        return Region.around_um(0, 0, right, bottom, self.mpp * max(1.0, longer / max_px))
+
+    def thumbnail(self, max_px: int) -> Pixels:
+        """Return the whole slide, (h, w, 3) RGB in 0..255, at the scale of ``overview(max_px)``."""
+        return self.read(self.overview(max_px))
+
+    def close(self) -> None:
+        """Give back the file; the slide cannot be read any more."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Slide], tuple[Path, float | None]]:
+        return type(self), (self.path, self._given_mpp)
+
+    def __repr__(self) -> str:
+        return f"Slide({str(self.path)!r}, {self.width_px} × {self.height_px} px at {self.mpp:.4g} µm/px)"
+
+    def _fill(self, out: Pixels, level: int, step: float, x: int, y: int) -> None:
+        """Fill `out` with what lies at (x, y) in pixels `step` times as wide as the level's."""
+        height, width = out.shape[:2]
+        size = self._source.levels[level]
+        extent = (self.width_px / size.downsample, self.height_px / size.downsample)
+        whole = max(1, round(step))
+        reach = max(abs(x), abs(y), abs(x + width), abs(y + height))
+        if extent[0] == size.width and extent[1] == size.height and abs(step - whole) * reach < _DRIFT_PX:
+            pixels = self._level_pixels(level, x * whole, y * whole, width * whole, height * whole)
+            out[:] = pixels if whole == 1 else cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+            return
+        across = _axis(x, width, step, size.width, extent[0])
+        down = _axis(y, height, step, size.height, extent[1])
+        if across.stop == across.start or down.stop == down.start:
+            return
+        source = self._source.read(level, across.start, down.start, across.stop - across.start, down.stop - down.start)
+        rows = down.weights @ source.astype(np.float32).reshape(len(source), -1)
+        turned = cv2.transpose(rows.reshape(height, -1, 3)).reshape(source.shape[1], -1)
+        mean = cv2.transpose((across.weights @ turned).reshape(width, height, 3))
+        outside = 1 - down.covered[:, None] * across.covered
+        if outside.any():
+            mean += _WHITE * outside[..., None]
+        out[:] = cv2.convertScaleAbs(mean)  # rounds
+
+    def _level_pixels(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """Return a rectangle of a level, white where it reaches beyond."""
+        size = self._source.levels[level]
+        x0, y0 = max(x, 0), max(y, 0)
+        x1, y1 = min(x + width, size.width), min(y + height, size.height)
+        if (x0, y0, x1, y1) == (x, y, x + width, y + height):
+            return self._source.read(level, x, y, width, height)
+        out = np.full((height, width, 3), _WHITE, np.uint8)
+        if x0 < x1 and y0 < y1:
+            out[y0 - y : y1 - y, x0 - x : x1 - x] = self._source.read(level, x0, y0, x1 - x0, y1 - y0)
+        return out
+
+
+def _resolution(path: Path, given: float | None, told: tuple[float, float] | None) -> float:
+    """Return the one number to believe; ResolutionError if there is none."""
+    low, high = _PLAUSIBLE_MPP
+    if given is not None:
+        if low <= given <= high:
+            return given
+        raise ResolutionError(f"{path} cannot have --mpp {given}; wanted {low} to {high} µm/px")
+    if told is None or not all(low <= value <= high for value in told):
+        raise ResolutionError(f"{path} does not say how many µm a pixel is; give it with --mpp")
+    if abs(told[0] - told[1]) > _ANISOTROPY * min(told):
+        raise ResolutionError(
+            f"{path} has pixels {told[0]:.4g} µm wide and {told[1]:.4g} µm high; "
+            "wanted square pixels, or give the resolution with --mpp"
+        )
+    return (told[0] + told[1]) / 2
+
+
+class _Axis(NamedTuple):
+    """How the output pixels of one axis are made from source pixels start..stop-1."""
+
+    start: int
+    stop: int
+    weights: csr_array  # (output, stop - start)
+    covered: npt.NDArray[np.float32]  # fraction of each output pixel that lies on the slide
+
+
+def _axis(first: int, count: int, step: float, size: int, extent: float) -> _Axis:
+    """Weigh source pixels for output pixels first..first+count-1, each `step` source pixels wide.
+
+    The slide ends at `extent`, which a level's whole-pixel `size` may miss by a fraction: its last pixel is
+    stretched or cut to end there, so that a slide is equally large on all its levels.
+    """
+    edges = np.clip(np.arange(first, first + count + 1) * step, 0, extent)
+    low, high = edges[:-1], edges[1:]
+    covered = (high - low) / step
+    if step >= 1:
+        begin = np.minimum(np.floor(low).astype(np.int64), size - 1)
+        source = begin[:, None] + np.arange(math.ceil(step) + 1)
+        right = np.where(source == size - 1, extent, source + 1)
+        overlap = np.minimum(high[:, None], right) - np.maximum(low[:, None], source)
+        weights = np.where(source < size, np.maximum(overlap, 0), 0) / step
+    else:
+        centre = np.clip((np.arange(first, first + count) + 0.5) * step - 0.5, 0, size - 1)
+        begin = np.minimum(np.floor(centre).astype(np.int64), max(size - 2, 0))
+        source = begin[:, None] + np.arange(2)
+        near = (centre - begin)[:, None]
+        weights = np.where(source < size, np.concatenate([1 - near, near], axis=1), 0) * covered[:, None]
+    used = source[weights > 0]
+    start, stop = (int(used.min()), int(used.max()) + 1) if used.size else (0, 0)
+    taps = weights.shape[1]
+    columns = np.clip(source - start, 0, max(stop - start - 1, 0))
+    matrix = csr_array(
+        (weights.ravel().astype(np.float32), columns.ravel(), np.arange(0, count * taps + 1, taps)),
+        shape=(count, max(stop - start, 1)),
+    )
+    return _Axis(start, stop, matrix, covered.astype(np.float32))
