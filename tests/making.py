@@ -11,9 +11,12 @@ import numpy.typing as npt
 import shapely
 
 from wsiscore.cells.rules import CenterRules, ComponentRules
+from wsiscore.models.card import Card
 from wsiscore.models.contract import GeneratorSpec
-from wsiscore.mosaic import Mosaic, TileState
+from wsiscore.models.store import Model
+from wsiscore.mosaic import Identity, Mosaic, TileState
 from wsiscore.regions import Roi
+from wsiscore.stain import Stain
 from wsiscore.tiles import Tile, TileGrid, TileList
 
 
@@ -40,7 +43,7 @@ def mosaic_of(
     """Write (4, H, W) maps as a finished mosaic of cell centres; leave out the first `skip` tiles."""
     about = {"output": "centers", "rules": {"threshold": 0.5, "radius_um": radius_um}, "model": {"name": "test"}}
     mosaic = _mosaic(path, maps.shape[1:], core_px, mpp, ("center", "positive", "negative", "dab_od"), about)
-    _fill(mosaic, maps, list(mosaic.grid)[skip:])
+    fill(mosaic, maps, list(mosaic.grid)[skip:])
     return mosaic
 
 
@@ -50,12 +53,16 @@ def component_mosaic(path: Path, segmentation: npt.NDArray[np.uint8], core_px: i
     maps = np.zeros((4, *segmentation.shape[:2]))
     maps[:3] = segmentation.transpose(2, 0, 1) / 255
     mosaic = _mosaic(path, maps.shape[1:], core_px, 0.25, ("positive", "boundary", "negative", "dab_od"), about)
-    _fill(mosaic, maps, list(mosaic.grid)[skip:])
+    fill(mosaic, maps, list(mosaic.grid)[skip:])
     states, lost = mosaic.states(), list(mosaic.grid)[:skip]
     for tile in lost:
         states[tile.row, tile.col] = TileState.UNREADABLE
-    mosaic.mark(states, lost)
+    mosaic.mark(states)
     return mosaic
+
+
+IDENTITY = Identity("0" * 64, {"family": "test"}, 1, "cpu", 0)
+MEASURED = {"stain": Stain.default().to_json(), "found": {}, "pink_share": 0.0}
 
 
 def _mosaic(
@@ -65,17 +72,27 @@ def _mosaic(
     grid = TileGrid(width, height, mpp, core_px, 0)
     rois = whole(width * mpp, height * mpp)
     tiles = TileList(Path("/slides/a.svs"), 0.25, grid, tuple(rois), tuple(grid.touching(rois)), "given outlines")
-    return Mosaic.create(path, tiles, channels, "float16", about)
+    return Mosaic.create(path, tiles, channels, "float16", IDENTITY, about, MEASURED)
 
 
-def _fill(mosaic: Mosaic, maps: npt.NDArray[np.floating[Any]], tiles: list[Tile]) -> None:
-    states = mosaic.states()
-    for tile in tiles:
-        core = tile.write
-        kept = maps[:, core.y : core.y + core.height, core.x : core.x + core.width]
-        mosaic.write(tile, kept.astype(np.float16))
-        states[tile.row, tile.col] = TileState.WRITTEN
-    mosaic.mark(states, tiles)
+def fill(mosaic: Mosaic, maps: npt.NDArray[np.floating[Any]], tiles: list[Tile]) -> None:
+    states, filled = mosaic.states(), {(tile.row, tile.col) for tile in tiles}
+    for shard in mosaic.shards():
+        held, at = mosaic.empty_shard(shard), shard.region
+        for place in filled & set(shard.tiles):
+            core = mosaic.grid.tile(*place).write
+            kept = maps[:, core.y : core.y + core.height, core.x : core.x + core.width]
+            held[:, core.y - at.y : core.y - at.y + core.height, core.x - at.x : core.x - at.x + core.width] = kept
+            states[place] = TileState.WRITTEN
+        mosaic.write_shard(shard, held)
+    mosaic.mark(states)
+
+
+def as_model(generator: Any) -> Model:
+    """Return a generator as a model, with a card that says nothing but its spec."""
+    spec = generator.spec
+    card = Card(spec.family, spec.family, "1", "A test.", "none", "nothing", spec, {})
+    return Model(card, generator)
 
 
 class Darkness:

@@ -12,7 +12,7 @@ import tifffile
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from making import mosaic_of, whole, write_png
+from making import IDENTITY, MEASURED, fill, mosaic_of, whole, write_png
 
 from wsiscore.cli import main
 from wsiscore.evaluation import Kind
@@ -26,7 +26,7 @@ from wsiscore.evaluation.images.overlap import (
     overlaps,
     read_nuclei,
 )
-from wsiscore.mosaic import Mosaic, TileState
+from wsiscore.mosaic import Mosaic
 from wsiscore.tiles import TileGrid, TileList
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -196,14 +196,10 @@ def component_mosaic(path, rgb, skip=0):
     grid = TileGrid(width, height, 0.25, 32, 0)
     rois = whole(width * 0.25, height * 0.25)
     tiles = TileList(Path("/slides/a.svs"), 0.25, grid, tuple(rois), tuple(grid.touching(rois)), "given outlines")
-    mosaic = Mosaic.create(path, tiles, ("positive", "boundary", "negative"), "float16", {"output": "components"})
-    states = mosaic.states()
-    for tile in list(grid)[skip:]:
-        core = tile.write
-        kept = np.moveaxis(rgb, -1, 0)[:, core.y : core.y + core.height, core.x : core.x + core.width]
-        mosaic.write(tile, (kept / 255).astype(np.float16))
-        states[tile.row, tile.col] = TileState.WRITTEN
-        mosaic.mark(states, [tile])
+    mosaic = Mosaic.create(
+        path, tiles, ("positive", "boundary", "negative"), "float16", IDENTITY, {"output": "components"}, MEASURED
+    )
+    fill(mosaic, np.moveaxis(rgb, -1, 0) / 255, list(grid)[skip:])
 
 
 def test_a_mosaic_of_whole_cells_is_a_mask(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from making import Darkness, whole, write_png
+from making import Darkness, as_model, whole, write_png
 from skimage.color import hed2rgb
 
 from wsiscore.cli import evaluate as cli_evaluate
@@ -259,7 +259,7 @@ def test_a_virtual_stain_is_compared_like_a_picture(tmp_path):
     rgb = noise(3, 80, 96)
     slide = Slide(write_png(tmp_path / "field.png", rgb), mpp=0.5)
     for name in ("field", "other"):
-        infer(slide, whole(48, 40), Darkness(image=True), tmp_path / "out" / name / "mosaic.ome.zarr")
+        infer(slide, whole(48, 40), as_model(Darkness(image=True)), tmp_path / "out" / name / "mosaic.ome.zarr")
     (tmp_path / "true").mkdir()
     write_png(tmp_path / "true" / "field.png", rgb)
     for predicted in (tmp_path / "out", tmp_path / "out" / "field", tmp_path / "out" / "field" / "mosaic.ome.zarr"):

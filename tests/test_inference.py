@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,11 @@ import shapely
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from making import Darkness, whole, write_png
+from making import Darkness, as_model, whole, write_png
 
-from wsiscore.errors import ModelError, MosaicError, OutputError, SlideError
+from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, SlideError
 from wsiscore.inference import infer, infer_tiles
+from wsiscore.models.card import Weights
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.regions import Region, Roi
 from wsiscore.slide.slide import Slide
@@ -44,13 +47,13 @@ def bytes_of(folder: Path) -> dict[str, str]:
 def test_the_seams_do_not_show(slide: Slide, tmp_path: Path, tile_px: int, margin_px: int) -> None:
     """A generator that treats each pixel alone gives the same mosaic in every grid."""
     path = tmp_path / f"{tile_px}-{margin_px}.ome.zarr"
-    mosaic = infer(slide, everything(slide), Darkness(tile_px=tile_px, margin_px=margin_px), path)
+    mosaic = infer(slide, everything(slide), as_model(Darkness(tile_px=tile_px, margin_px=margin_px)), path)
     expected = 1 - slide.read(mosaic.grid.region).transpose(2, 0, 1).astype(np.float32) / 255
     assert mosaic.read(0, 0, 210, 150)[:3] == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_picture_comes_out_as_it_went_in(slide: Slide, tmp_path: Path) -> None:
-    mosaic = infer(slide, everything(slide), Darkness(image=True), tmp_path / "m.ome.zarr")
+    mosaic = infer(slide, everything(slide), as_model(Darkness(image=True)), tmp_path / "m.ome.zarr")
     assert (mosaic.read(0, 0, 210, 150).transpose(1, 2, 0) == slide.read(mosaic.grid.region)).all()
     virtual = Slide(mosaic.path)
     assert (virtual.width_px, virtual.height_px, virtual.mpp) == (210, 150, 0.5)
@@ -58,22 +61,24 @@ def test_a_picture_comes_out_as_it_went_in(slide: Slide, tmp_path: Path) -> None
 
 
 def test_only_tiles_that_touch_a_roi_are_read(slide: Slide, tmp_path: Path) -> None:
-    mosaic = infer(slide, [Roi("r", shapely.box(30, 30, 40, 40))], Darkness(), tmp_path / "m.ome.zarr")
+    mosaic = infer(slide, [Roi("r", shapely.box(30, 30, 40, 40))], as_model(Darkness()), tmp_path / "m.ome.zarr")
     assert {tuple(place) for place in np.argwhere(mosaic.states())} == set(mosaic.tiles.tiles)
     assert 0 < len(mosaic.tiles.tiles) < len(mosaic.grid)
 
 
 def test_a_finished_mosaic_is_not_made_again(slide: Slide, tmp_path: Path) -> None:
-    infer(slide, everything(slide), Darkness(), tmp_path / "m.ome.zarr")
+    infer(slide, everything(slide), as_model(Darkness()), tmp_path / "m.ome.zarr")
     again = Darkness()
-    infer(slide, everything(slide), again, tmp_path / "m.ome.zarr")
+    infer(slide, everything(slide), as_model(again), tmp_path / "m.ome.zarr")
     assert again.calls == 0
 
 
 def test_the_pyramid_is_the_mean_of_the_level_below(tmp_path: Path) -> None:
     rgb = np.random.default_rng(1).integers(0, 256, (700, 1301, 3), np.uint8)
     slide = Slide(write_png(tmp_path / "large.png", rgb), mpp=0.5)
-    mosaic = infer(slide, everything(slide), Darkness(tile_px=256, margin_px=8, image=True), tmp_path / "m.ome.zarr")
+    mosaic = infer(
+        slide, everything(slide), as_model(Darkness(tile_px=256, margin_px=8, image=True)), tmp_path / "m.ome.zarr"
+    )
     group = zarr.open_group(mosaic.path, mode="r")
     full = np.pad(np.asarray(group["0"][:]), ((0, 0), (0, 0), (0, 1)), mode="edge").astype(float)
     mean = full.reshape(3, 350, 2, 651, 2).mean(axis=(2, 4))
@@ -82,7 +87,7 @@ def test_the_pyramid_is_the_mean_of_the_level_below(tmp_path: Path) -> None:
 
 
 def test_ome_metadata_places_every_level_on_the_slide(slide: Slide, tmp_path: Path) -> None:
-    mosaic = infer(slide, everything(slide), Darkness(), tmp_path / "m.ome.zarr")
+    mosaic = infer(slide, everything(slide), as_model(Darkness()), tmp_path / "m.ome.zarr")
     ome = dict(zarr.open_group(mosaic.path, mode="r").attrs)["ome"]
     assert ome["version"] == "0.5"
     assert [axis["name"] for axis in ome["multiscales"][0]["axes"]] == ["c", "y", "x"]
@@ -96,19 +101,26 @@ def test_ome_metadata_places_every_level_on_the_slide(slide: Slide, tmp_path: Pa
 def test_a_mosaic_of_other_settings_is_refused_and_left_alone(slide: Slide, tmp_path: Path) -> None:
     path = tmp_path / "m.ome.zarr"
     tiles = TileList.plan(slide, everything(slide), mpp=0.5, tile_px=64, margin_px=8)
-    infer_tiles(slide, tiles, Darkness(), path, model={"name": "a"})
+    one = as_model(Darkness())
+    infer_tiles(slide, tiles, one, path)
     before = bytes_of(path)
-    with pytest.raises(MosaicError, match=r"other settings \(model\).*-o"):
-        infer_tiles(slide, tiles, Darkness(), path, model={"name": "b"})
+    for other, what in (
+        (replace(one, card=replace(one.card, config={"width": 2})), "model"),
+        (replace(one, card=replace(one.card, weights=Weights("w", "1" * 64))), "model"),
+    ):
+        with pytest.raises(MosaicError, match=rf"other settings \({what}\).*-o"):
+            infer_tiles(slide, tiles, other, path)
+    with pytest.raises(MosaicError, match=r"other settings \(batch_size\)"):
+        infer_tiles(slide, tiles, one, path, batch_size=3)
     assert bytes_of(path) == before
 
 
 def test_tiles_must_fit_the_generator(slide: Slide, tmp_path: Path) -> None:
     tiles = TileList.plan(slide, everything(slide), mpp=0.25, tile_px=64, margin_px=8)
     with pytest.raises(MosaicError, match=r"0\.25 µm/px .* --at 0\.5"):
-        infer_tiles(slide, tiles, Darkness(), tmp_path / "m.ome.zarr")
+        infer_tiles(slide, tiles, as_model(Darkness()), tmp_path / "m.ome.zarr")
     with pytest.raises(ModelError, match="multiple of 8 px"):
-        infer(slide, everything(slide), Darkness(), tmp_path / "m.ome.zarr", tile_px=60)
+        infer(slide, everything(slide), as_model(Darkness()), tmp_path / "m.ome.zarr", tile_px=60)
 
 
 def test_what_is_no_mosaic_says_so(tmp_path: Path) -> None:
@@ -132,7 +144,7 @@ class Holed(Slide):
 def test_a_broken_tile_is_left_out_and_known(tmp_path: Path) -> None:
     rgb = np.random.default_rng(2).integers(0, 256, (400, 400, 3), np.uint8)
     slide = Holed(write_png(tmp_path / "holed.png", rgb), mpp=0.5)
-    mosaic = infer(slide, everything(slide), Darkness(), tmp_path / "m.ome.zarr")
+    mosaic = infer(slide, everything(slide), as_model(Darkness()), tmp_path / "m.ome.zarr")
     assert mosaic.states()[0, 0] == TileState.UNREADABLE
     assert np.count_nonzero(mosaic.states() == TileState.UNREADABLE) == 1
     unreadable = mosaic.unreadable_um()
@@ -144,26 +156,26 @@ def test_a_damaged_slide_is_refused(tmp_path: Path, slide: Slide) -> None:
     holed = Holed(slide.path, mpp=0.5)
     holed.hole = Region(0, 0, 60, 1, 0.5)
     with pytest.raises(SlideError, match=r"2 of 20 tiles cannot be read; the file is damaged"):
-        infer(holed, everything(slide), Darkness(), tmp_path / "m.ome.zarr")
+        infer(holed, everything(slide), as_model(Darkness()), tmp_path / "m.ome.zarr")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_an_unwritable_folder_says_so(slide: Slide, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(OutputError, match="choose another folder"):
-        infer(slide, everything(slide), Darkness(), tmp_path / "locked" / "m.ome.zarr")
+        infer(slide, everything(slide), as_model(Darkness()), tmp_path / "locked" / "m.ome.zarr")
 
 
 def test_a_file_in_the_way_says_so(slide: Slide, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match="choose another folder"):
-        infer(slide, everything(slide), Darkness(), tmp_path / "taken" / "m.ome.zarr")
+        infer(slide, everything(slide), as_model(Darkness()), tmp_path / "taken" / "m.ome.zarr")
 
 
 _DYING = """
 import os, signal, sys
 import numpy as np
-from making import Darkness, whole
+from making import Darkness, as_model, whole
 from wsiscore.inference import infer
 from wsiscore.slide.slide import Slide
 
@@ -176,7 +188,7 @@ class Dying(Darkness):
         return super().__call__(tiles)
 
 slide = Slide(source, mpp=0.5)
-infer(slide, whole(slide.width_px * 0.5, slide.height_px * 0.5), Dying(tile_px=512), target)
+infer(slide, whole(slide.width_px * 0.5, slide.height_px * 0.5), as_model(Dying(tile_px=512)), target)
 """
 
 
@@ -195,3 +207,92 @@ def test_a_run_killed_again_and_again_ends_with_the_bytes_of_one_left_alone(tmp_
     exits = [run("killed", lives) for lives in (0, 4, 1000)]
     assert exits == [-signal.SIGKILL] * 2 + [0]
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+def test_another_slide_at_the_same_path_is_refused(slide: Slide, tmp_path: Path) -> None:
+    infer(slide, everything(slide), as_model(Darkness()), path := tmp_path / "m.ome.zarr")
+    rgb = np.random.default_rng(9).integers(0, 256, (150, 210, 3), np.uint8)
+    other = Slide(write_png(slide.path, rgb), mpp=0.5)
+    with pytest.raises(MosaicError, match=r"other settings \(slide_sha256\)"):
+        infer(other, everything(other), as_model(Darkness()), path)
+
+
+def test_an_unfinished_mosaic_of_another_file_is_replaced(slide: Slide, tmp_path: Path) -> None:
+    broken = Holed(slide.path, mpp=0.5)
+    broken.hole = Region(0, 0, 60, 1, 0.5)
+    with pytest.raises(SlideError, match="fetch it again"):
+        infer(broken, everything(slide), as_model(Darkness()), path := tmp_path / "m.ome.zarr")
+    rgb = np.random.default_rng(9).integers(0, 256, (150, 210, 3), np.uint8)
+    intact = Slide(write_png(slide.path, rgb), mpp=0.5)
+    found = infer(intact, everything(intact), as_model(Darkness()), path)
+    clean = infer(intact, everything(intact), as_model(Darkness()), tmp_path / "clean.ome.zarr")
+    assert bytes_of(found.path) == bytes_of(clean.path)
+
+
+def test_a_tile_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(2).integers(0, 256, (400, 400, 3), np.uint8)
+    source = write_png(tmp_path / "holed.png", rgb)
+    tiles = TileList.plan(sound := Slide(source, mpp=0.5), everything(sound), mpp=0.5, tile_px=64, margin_px=8)
+    holed = Holed(source, mpp=0.5)
+    holed.hole = Region(160, 310, 1, 1, 0.5)  # not in the sample that the stains are measured on
+    infer_tiles(holed, tiles, as_model(Darkness()), path := tmp_path / "m.ome.zarr", batch_size=2)
+    found = infer_tiles(sound, tiles, as_model(Darkness()), path, batch_size=2)
+    assert (found.states() != TileState.UNREADABLE).all()
+    clean = infer_tiles(sound, tiles, as_model(Darkness()), tmp_path / "clean.ome.zarr", batch_size=2)
+    assert (found.read(0, 0, 400, 400) == clean.read(0, 0, 400, 400)).all()
+    assert bytes_of(found.path / "0") == bytes_of(clean.path / "0")
+
+
+def shard_files(mosaic: Mosaic) -> list[Path]:
+    return sorted(path for path in (mosaic.path / "0" / "c").rglob("*") if path.is_file())
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), lost=st.booleans())
+def test_damage_is_an_error_and_is_computed_again(
+    slide: Slide, tmp_path: Path, where: float, bit: int, lost: bool
+) -> None:
+    path = tmp_path / "m.ome.zarr"
+    mosaic = infer(slide, everything(slide), as_model(Darkness()), path)
+    whole_bytes, (shard,) = bytes_of(path), shard_files(mosaic)
+    if lost:
+        shard.unlink()
+    else:
+        content = bytearray(shard.read_bytes())
+        content[int(where * len(content))] ^= 1 << bit
+        shard.write_bytes(content)
+    with pytest.raises(DamagedMosaicError, match=r"damaged at 0/c/0/0/0"):
+        mosaic.read(0, 0, 210, 150)
+    Mosaic(path, writable=True).reset(mosaic.tiles.tiles)
+    infer(slide, everything(slide), as_model(Darkness()), path)
+    assert bytes_of(path) == whole_bytes
+
+
+class Broken(Darkness):
+    """A generator one of whose numbers is not finite."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def __call__(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        maps = super().__call__(tiles)
+        maps[-1, 0, 3, 5] = self.value
+        return maps
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_an_error(slide: Slide, tmp_path: Path, value: float) -> None:
+    with pytest.raises(ModelError, match="not finite numbers"):
+        infer(slide, everything(slide), as_model(Broken(value)), tmp_path / "m.ome.zarr")
+
+
+@pytest.mark.parametrize("left", ["zarr.json", "done", "0"])
+def test_a_part_of_a_layout_is_replaced(slide: Slide, tmp_path: Path, left: str) -> None:
+    path = tmp_path / "m.ome.zarr"
+    clean = bytes_of(infer(slide, everything(slide), as_model(Darkness()), path).path)
+    for entry in path.iterdir():
+        if entry.name != left:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    infer(slide, everything(slide), as_model(Darkness()), path)
+    assert bytes_of(path) == clean

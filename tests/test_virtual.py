@@ -14,7 +14,7 @@ import restain
 import shapely
 import tifffile
 from click.testing import CliRunner, Result
-from making import Darkness, whole, write_png
+from making import Darkness, as_model, whole, write_png
 
 from wsiscore.cli import main
 from wsiscore.errors import SlideError
@@ -170,7 +170,7 @@ def test_an_export_keeps_every_pixel_of_every_level(tmp_path: Path, width: int, 
     rgb = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
     painted = Roi("left", shapely.box(0, 0, width * MPP / 3, height * MPP))
     with Slide(write_png(tmp_path / "stained ü.png", rgb), MPP) as slide:
-        mosaic = infer(slide, [painted], Darkness(tile_px=256, image=True), tmp_path / "m.ome.zarr")
+        mosaic = infer(slide, [painted], as_model(Darkness(tile_px=256, image=True)), tmp_path / "m.ome.zarr")
     write_ome_tiff(tmp_path / "v.ome.tif", mosaic.path)
     one, other = open_reader(mosaic.path), open_reader(tmp_path / "v.ome.tif")
     assert one.levels == other.levels
@@ -189,7 +189,7 @@ def test_an_export_keeps_every_pixel_of_every_level(tmp_path: Path, width: int, 
 
 def test_maps_of_cells_are_not_exported(tmp_path: Path, rendered: Path) -> None:
     with Slide(rendered) as slide:
-        mosaic = infer(slide, whole(100, 100), Darkness(), tmp_path / "m.ome.zarr")
+        mosaic = infer(slide, whole(100, 100), as_model(Darkness()), tmp_path / "m.ome.zarr")
     with pytest.raises(SlideError, match="wanted red, green, blue"):
         write_ome_tiff(tmp_path / "v.ome.tif", mosaic.path)
     assert not list(tmp_path.glob("*v.ome.tif*"))
@@ -198,10 +198,12 @@ def test_maps_of_cells_are_not_exported(tmp_path: Path, rendered: Path) -> None:
 def test_what_could_not_be_read_is_no_part_of_the_regions(tmp_path: Path) -> None:
     rgb = np.full((256, 256, 3), 200, np.uint8)
     with Slide(write_png(tmp_path / "a.png", rgb), MPP) as slide:
-        mosaic = infer(slide, whole(128, 128), Darkness(tile_px=64, margin_px=0, image=True), tmp_path / "m.ome.zarr")
+        mosaic = infer(
+            slide, whole(128, 128), as_model(Darkness(tile_px=64, margin_px=0, image=True)), tmp_path / "m.ome.zarr"
+        )
     states = mosaic.states()
     states[1, 2] = TileState.UNREADABLE
-    Mosaic(mosaic.path, writable=True).mark(states, [mosaic.grid.tile(1, 2)])
+    Mosaic(mosaic.path, writable=True).mark(states)
     with Slide(mosaic.path) as virtual:
         (roi,), _ = rois_of(virtual)
         assert roi.outline_um.area == pytest.approx(128**2 - 32**2)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from making import component_mosaic
+from making import IDENTITY, MEASURED, component_mosaic
 
 from wsiscore.cells.rules import ComponentRules
 from wsiscore.cli import main
@@ -179,7 +179,8 @@ def test_an_unfinished_mosaic_or_one_with_its_maps_exchanged_does_not_serve(tmp_
     path, about = tmp_path / "m.zarr", {"output": "components"}
 
     def create(*channels: str) -> Mosaic:
-        return Mosaic.create(path, tiles, channels, "float16", about)
+        found = Mosaic.resume(path, tiles, channels, IDENTITY, about)
+        return found or Mosaic.create(path, tiles, channels, "float16", IDENTITY, about, MEASURED)
 
     mosaic = create("density", "positive", "boundary", "negative")
     with pytest.raises(

@@ -8,6 +8,7 @@
     ├── RoiError (ValueError)           an annotation file or an outline cannot be used
     ├── ModelError (ValueError)         a model is unknown, broken, or of another family
     ├── MosaicError (ValueError)        a mosaic or tile list is unfinished, stale or foreign
+    │   └── DamagedMosaicError          chunks of it are missing or have the wrong checksum
     ├── TruthError (ValueError)         predictions and what they are measured against do not go together
     └── OutputError (OSError)           a result cannot be written
 
@@ -15,7 +16,12 @@ The text of each says what was found, what was wanted and what to do. The comman
 these, into one line and exit status 1.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 __all__ = [
+    "DamagedMosaicError",
     "ModelError",
     "MosaicError",
     "OutputError",
@@ -28,7 +34,7 @@ __all__ = [
 
 
 class WsiscoreError(Exception):
-    """Something the user can mend; the text says how."""
+    """An error that the user can correct; the text says how."""
 
 
 class SlideError(WsiscoreError, ValueError):
@@ -49,6 +55,25 @@ class ModelError(WsiscoreError, ValueError):
 
 class MosaicError(WsiscoreError, ValueError):
     """A mosaic or a tile list is unfinished, stale, or was not written by wsiscore."""
+
+
+class DamagedMosaicError(MosaicError):
+    """Chunks of a mosaic are missing or have the wrong checksum.
+
+    Parameters
+    ----------
+    text
+        What is damaged, and what to do.
+    tiles
+        (row, col) of the tiles that must be computed again.
+    """
+
+    def __init__(self, text: str, tiles: Sequence[tuple[int, int]]) -> None:
+        super().__init__(text, list(tiles))
+        self.tiles = list(tiles)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class TruthError(WsiscoreError, ValueError):

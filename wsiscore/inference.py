@@ -1,53 +1,64 @@
-"""A generator over a slide: tiles read ahead in threads, batches through the network, cores into the mosaic."""
+"""A model over a slide: tiles read ahead in threads, batches through the generator, shards into the mosaic."""
 
 from __future__ import annotations
 
+import contextvars
+import logging
+import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from wsiscore.errors import ModelError, MosaicError, OutputError, SlideError
+from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, SlideError
+from wsiscore.files import locked
 from wsiscore.models.contract import Generator, SlideAdaptive
-from wsiscore.mosaic import Mosaic, TileState
+from wsiscore.models.store import Model
+from wsiscore.mosaic import Identity, Mosaic, Shard, TileState
 from wsiscore.regions import Roi
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import Stain, dab_od_map, pink_share
 from wsiscore.tiles import Tile, TileList
 
-__all__ = ["DAB_CHANNEL", "infer", "infer_tiles"]
+__all__ = ["ARITHMETIC", "DAB_CHANNEL", "infer", "infer_tiles"]
 
+ARITHMETIC = 2
+"""Version of the computation from pixels to maps; a change of it makes every mosaic stale."""
 DAB_CHANNEL = "dab_od"
 """Map that every mosaic of cells carries besides the generator's: DAB optical density around each pixel."""
 
+_log = logging.getLogger("wsiscore")
+
 _BATCH_PX = 16 * 256**2  # pixels of a default batch: large enough to fill a device, small beside its memory
 _BATCHES_AHEAD = 2  # read before they are asked for
-_SAMPLE_TILES = 16  # read first, to learn the slide's stains
-_MAX_UNREADABLE = 0.05  # share of tiles past which a slide is called damaged
+_SHARDS_AHEAD = 2  # written while the next is computed
+_SAMPLE_TILES = 16  # read first, to measure the slide's stains
+_MAX_UNREADABLE = 0.05  # fraction of tiles past which a slide is called damaged
 
 Maps = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
+Result = TypeVar("Result")
 
 
 def infer(
     slide: Slide,
     rois: Sequence[Roi],
-    generator: Generator,
+    model: Model,
     path: Path | str,
     *,
     tile_px: int | None = None,
     progress: bool = False,
 ) -> Mosaic:
-    """Run a generator over the ROIs of a slide.
+    """Run a model over the regions of a slide.
 
     Parameters
     ----------
@@ -55,12 +66,12 @@ def infer(
         What is read.
     rois
         Where; every tile that one of them touches is read.
-    generator
+    model
         What turns tiles into maps.
     path
-        The ``.ome.zarr`` folder to write, or to go on with after an interruption.
+        The ``.ome.zarr`` folder to write, or to continue after an interruption.
     tile_px
-        Side of a tile in pixels of the generator's mpp; by default the generator's own.
+        Side of a tile in pixels of the model's mpp; by default the model's own.
     progress
         Whether to show tiles per second on a terminal.
 
@@ -72,38 +83,40 @@ def infer(
     Raises
     ------
     MosaicError
-        If `path` holds a mosaic made in another way.
+        If `path` holds a mosaic of another slide, model or setting.
+    ModelError
+        If the model gives something other than finite numbers.
     SlideError
         If more than one tile in twenty cannot be read.
     OutputError
         If the mosaic cannot be written.
     """
-    spec = generator.spec
+    spec, path = model.spec, Path(path)
     tiles = TileList.plan(slide, rois, mpp=spec.mpp, tile_px=tile_px or spec.tile_px, margin_px=spec.margin_px)
-    return infer_tiles(slide, tiles, generator, path, progress=progress)
+    with locked(path.absolute().parent):
+        return infer_tiles(slide, tiles, model, path, progress=progress)
 
 
 def infer_tiles(
     slide: Slide,
     tiles: TileList,
-    generator: Generator,
-    path: Path | str,
+    model: Model,
+    path: Path,
     *,
-    model: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     progress: bool = False,
     seconds: dict[str, float] | None = None,
 ) -> Mosaic:
-    """Run a generator over listed tiles.
+    """Run a model over listed tiles; the caller holds the lock of the folder that `path` is in.
+
+    Tiles that could not be read are tried again.
 
     Parameters
     ----------
-    slide, generator, path, progress
+    slide, model, path, progress
         As in `infer`, as are the result and the errors it shares.
     tiles
-        The grid and the tiles, at the generator's mpp.
-    model
-        JSON-ready provenance of the generator, kept in the mosaic; another model there is an error.
+        The grid and the tiles, at the model's mpp.
     batch_size
         Tiles a batch; by default as many as make 16 tiles of 256 px.
     seconds
@@ -112,11 +125,11 @@ def infer_tiles(
     Raises
     ------
     ModelError
-        If the generator cannot take tiles of this size.
+        If the model cannot take tiles of this size.
     MosaicError
-        If the tiles are at another mpp than the generator's, or `path` holds a mosaic made in another way.
+        If the tiles are at another mpp than the model's.
     """
-    spec, grid = generator.spec, tiles.grid
+    spec, grid = model.spec, tiles.grid
     if grid.tile_px % spec.multiple_px:
         raise ModelError(
             f"{spec.family} reads tiles whose side is a multiple of {spec.multiple_px} px, got {grid.tile_px}"
@@ -127,30 +140,18 @@ def infer_tiles(
             f"lay them with `wsiscore tile --at {spec.mpp}`"
         )
     clock = _Clock({} if seconds is None else seconds)
-    with clock("sample"):
-        sample = _sample(slide, tiles)
-        stain = Stain.estimate(sample) if len(sample) else Stain.default()
-        if isinstance(generator, SlideAdaptive) and len(sample):
-            generator = generator.for_slide(sample.transpose(0, 3, 1, 2))
-    about = {
-        "slide_size_px": [slide.width_px, slide.height_px],
-        "model": dict(model or {"family": spec.family}),
-        "output": spec.output,
-        **({"virtual": asdict(slide.virtual)} if slide.virtual else {}),
-        "rules": spec.rules.to_json() if spec.rules else {},
-        "stain": stain.to_json(),
-        "pink_share": round(pink_share(sample, stain.white), 4),
-        "found": generator.settings if isinstance(generator, SlideAdaptive) else {},
-    }
-    channels = (*spec.channels, DAB_CHANNEL) if spec.rules else spec.channels
-    mosaic = Mosaic.create(Path(path), tiles, channels, spec.dtype, about)
     batch_size = batch_size or max(1, _BATCH_PX // grid.tile_px**2)
-    run = _Run(slide, generator, mosaic, stain, clock)
+    mosaic, generator = _open_mosaic(slide, tiles, model, path, batch_size, clock)
     try:
-        if not mosaic.complete:
-            run.fill(batch_size, progress)
-            with clock("pyramid"):
-                mosaic.finish()
+        for _ in mosaic.shards():  # each may turn out to be damaged, and is then computed again
+            try:
+                if _Run(slide, generator, mosaic, clock).fill(batch_size, progress) or not mosaic.complete:
+                    with clock("pyramid"):
+                        mosaic.finish()
+                break
+            except DamagedMosaicError as error:
+                _log.warning("%s", error)
+                mosaic.reset(error.tiles)
     except OSError as error:
         if isinstance(error, OutputError | SlideError):
             raise
@@ -160,68 +161,153 @@ def infer_tiles(
     return mosaic
 
 
+def _open_mosaic(
+    slide: Slide, tiles: TileList, model: Model, path: Path, batch_size: int, clock: _Clock
+) -> tuple[Mosaic, Generator]:
+    """Open or start the mosaic, and return it with the generator set for the slide.
+
+    What is measured on a sample of the slide is measured once, and kept in the mosaic.
+    """
+    spec, generator = model.spec, model.generator
+    identity = Identity(slide.sha256, model.identity, batch_size, model.device.split(":")[0], ARITHMETIC)
+    channels = (*spec.channels, DAB_CHANNEL) if spec.rules else spec.channels
+    about: dict[str, Any] = {
+        "slide_size_px": [slide.width_px, slide.height_px],
+        "model": model.provenance,
+        "output": spec.output,
+        **({"virtual": asdict(slide.virtual)} if slide.virtual else {}),
+        "rules": spec.rules.to_json() if spec.rules else {},
+    }
+    mosaic = Mosaic.resume(path, tiles, channels, identity, about)
+    if mosaic is not None:
+        found = mosaic.about["found"]
+        return mosaic, generator.with_settings(found) if isinstance(generator, SlideAdaptive) and found else generator
+    with clock("sample"):
+        sample = _sample(slide, tiles)
+        stain = Stain.estimate(sample) if len(sample) else Stain.default()
+        if isinstance(generator, SlideAdaptive) and len(sample):
+            generator = generator.for_slide(sample.transpose(0, 3, 1, 2))
+    measured = {
+        "stain": stain.to_json(),
+        "pink_share": round(pink_share(sample, stain.white), 4),
+        "found": generator.settings if isinstance(generator, SlideAdaptive) and len(sample) else {},
+    }
+    return Mosaic.create(path, tiles, channels, spec.dtype, identity, about, measured), generator
+
+
 class _Run:
     """One pass over the tiles that are still to do."""
 
-    def __init__(self, slide: Slide, generator: Generator, mosaic: Mosaic, stain: Stain, clock: _Clock) -> None:
-        self.slide, self.generator, self.mosaic, self.stain, self.clock = slide, generator, mosaic, stain, clock
-        self.states = mosaic.states()
+    def __init__(self, slide: Slide, generator: Generator, mosaic: Mosaic, clock: _Clock) -> None:
+        self.slide, self.generator, self.mosaic, self.clock = slide, generator, mosaic, clock
+        self.stain = Stain.from_json(mosaic.about["stain"])
+        self.states = mosaic.states()  # as they will be
+        self.recorded = self.states.copy()  # as they are on disk
+        self.retried = {place for place in mosaic.tiles.tiles if self.states[place] == TileState.UNREADABLE}
 
-    def fill(self, batch_size: int, progress: bool) -> None:
-        """Read, infer and write every batch of which a tile is still to do.
+    def fill(self, batch_size: int, progress: bool) -> bool:
+        """Read, infer and write every batch of which a tile is still to do; tell whether anything was written.
 
         A batch holds the same tiles in every run, finished or not, since the last digits of a network's sums may
         depend on the size of the batch: so a resumed run gives the very bytes of an uninterrupted one.
         """
-        grid, listed = self.mosaic.grid, self.mosaic.tiles.tiles
-        batches = [listed[start : start + batch_size] for start in range(0, len(listed), batch_size)]
-        to_do = [batch for batch in batches if any(self.states[place] == TileState.TO_DO for place in batch)]
+        work = list(self._work(batch_size))
+        n_tiles, workers = len(self.mosaic.tiles.tiles), max(2, min(8, os.cpu_count() or 2))
         with (
-            ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2)), "wsiscore-tile") as pool,
+            ThreadPoolExecutor(workers, "wsiscore-tile") as pool,
             tqdm(
-                total=len(listed),
-                initial=int(np.count_nonzero(self.states)),
+                total=n_tiles,
+                initial=n_tiles - sum(self._to_do(place) for place in self.mosaic.tiles.tiles),
                 desc=self.slide.path.name,
                 unit=" tiles",
                 disable=None if progress else True,
                 leave=False,
             ) as bar,
         ):
-            writes: deque[tuple[list[Tile], list[Future[None]]]] = deque()
             try:
-                for tiles, pixels in self._read_ahead(
-                    [[grid.tile(*place) for place in batch] for batch in to_do], pool
-                ):
-                    with self.clock("network"):
-                        maps = self.generator(np.stack(pixels).transpose(0, 3, 1, 2))
-                    writes.append((tiles, self._submit_writes(tiles, pixels, maps, pool)))
-                    if len(writes) > _BATCHES_AHEAD:
-                        bar.update(self._settle(*writes.popleft()))
-                while writes:
-                    bar.update(self._settle(*writes.popleft()))
+                self._compute(work, pool, bar.update)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         self._refuse_damaged()
+        return bool(work)
+
+    def _to_do(self, place: tuple[int, int]) -> bool:
+        return bool(self.states[place] == TileState.TO_DO) or place in self.retried
+
+    def _work(self, batch_size: int) -> Iterator[tuple[Shard, list[list[Tile]]]]:
+        """Yield the shards with a tile to do, and their batches with one."""
+        readable = self._readable_now()
+        for shard in self.mosaic.shards():
+            places = [shard.tiles[start : start + batch_size] for start in range(0, len(shard.tiles), batch_size)]
+            wanted = [
+                batch
+                for batch in places
+                if any(self.states[place] == TileState.TO_DO or place in readable for place in batch)
+            ]
+            if wanted:
+                yield shard, [[self.mosaic.grid.tile(*place) for place in batch] for batch in wanted]
+
+    def _readable_now(self) -> set[tuple[int, int]]:
+        """Try the tiles again that could not be read, and return those that can be."""
+        return {place for place in self.retried if self._read(self.mosaic.grid.tile(*place)) is not None}
+
+    def _compute(
+        self, work: Sequence[tuple[Shard, list[list[Tile]]]], pool: ThreadPoolExecutor, advance: Callable[[int], Any]
+    ) -> None:
+        batches = [(shard, batch, batch is all_of[-1]) for shard, all_of in work for batch in all_of]
+        writes: deque[tuple[list[Tile], Future[None]]] = deque()
+        maps_of_shard, kept, done = None, deque[Future[None]](), list[Tile]()
+        for (shard, tiles, last), pixels in self._read_ahead(batches, pool):
+            if maps_of_shard is None:
+                maps_of_shard = self._begin(shard)
+            with self.clock("network"):
+                maps = self.generator(np.stack(pixels).transpose(0, 3, 1, 2))
+            if not math.isfinite(float(maps.sum())):
+                raise ModelError(
+                    f"{self.generator.spec.family} gives maps that are not finite numbers on {self.slide.path}; "
+                    "its weights are broken or do not fit it, import or train the model again"
+                )
+            for tile, rgb, map_ in zip(tiles, pixels, maps, strict=True):
+                kept.append(_submit(pool, self._keep, tile, rgb, map_, shard, maps_of_shard))
+            done += tiles
+            advance(len(tiles))
+            if last:
+                with self.clock("wait_for_writing"):
+                    while kept:
+                        kept.popleft().result()
+                    writes.append((done, _submit(pool, self.mosaic.write_shard, shard, maps_of_shard)))
+                    while len(writes) >= _SHARDS_AHEAD:
+                        self._settle(*writes.popleft())
+                maps_of_shard, done = None, []
+        with self.clock("wait_for_writing"):
+            while writes:
+                self._settle(*writes.popleft())
+
+    def _begin(self, shard: Shard) -> npt.NDArray[np.generic]:
+        """Return the maps of a shard as far as they are written."""
+        if any(self.recorded[place] == TileState.WRITTEN for place in shard.tiles):
+            at = shard.region
+            return self.mosaic.read(at.x, at.y, at.width, at.height)
+        return self.mosaic.empty_shard(shard)
 
     def _read_ahead(
-        self, batches: Sequence[list[Tile]], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[list[Tile], list[Pixels]]]:
-        reads: deque[tuple[list[Tile], list[Future[Pixels | None]]]] = deque()
-        waiting = iter(batches)
+        self, batches: Sequence[tuple[Shard, list[Tile], bool]], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[tuple[Shard, list[Tile], bool], list[Pixels]]]:
+        reads: deque[tuple[tuple[Shard, list[Tile], bool], list[Future[Pixels | None]]]] = deque()
+        waiting, side = iter(batches), self.mosaic.grid.tile_px
         while True:
             while len(reads) <= _BATCHES_AHEAD and (batch := next(waiting, None)) is not None:
-                reads.append((batch, [pool.submit(self._read, tile) for tile in batch]))
+                reads.append((batch, [_submit(pool, self._read, tile) for tile in batch[1]]))
             if not reads:
                 return
-            tiles, futures = reads.popleft()
+            batch, futures = reads.popleft()
             with self.clock("wait_for_reading"):
                 read = [future.result() for future in futures]
-            side = self.mosaic.grid.tile_px
-            for tile, pixels in zip(tiles, read, strict=True):
-                if pixels is None:
-                    self.states[tile.row, tile.col] = TileState.UNREADABLE
-            yield tiles, [np.full((side, side, 3), 255, np.uint8) if pixels is None else pixels for pixels in read]
+            for tile, pixels in zip(batch[1], read, strict=True):
+                readable = pixels is not None
+                self.states[tile.row, tile.col] = TileState.WRITTEN if readable else TileState.UNREADABLE
+            yield batch, [np.full((side, side, 3), 255, np.uint8) if pixels is None else pixels for pixels in read]
 
     def _read(self, tile: Tile) -> Pixels | None:
         try:
@@ -229,34 +315,26 @@ class _Run:
         except SlideError:
             return None
 
-    def _submit_writes(
-        self, tiles: list[Tile], pixels: list[Pixels], maps: Maps, pool: ThreadPoolExecutor
-    ) -> list[Future[None]]:
-        return [
-            pool.submit(self._write, tile, rgb, map_)
-            for tile, rgb, map_ in zip(tiles, pixels, maps, strict=True)
-            if self.states[tile.row, tile.col] == TileState.TO_DO
-        ]
-
-    def _write(self, tile: Tile, rgb: Pixels, maps: Maps) -> None:
+    def _keep(self, tile: Tile, rgb: Pixels, maps: Maps, shard: Shard, maps_of_shard: npt.NDArray[np.generic]) -> None:
+        """Put the core of a tile into the maps of its shard, if the tile could be read."""
+        if self.states[tile.row, tile.col] == TileState.UNREADABLE:
+            return
         margin, core = self.mosaic.grid.margin_px, tile.write
         kept = np.s_[margin : margin + core.height, margin : margin + core.width]
+        x, y = core.x - shard.region.x, core.y - shard.region.y
+        target = maps_of_shard[:, y : y + core.height, x : x + core.width]
         if self.generator.spec.rules is None:
-            self.mosaic.write(tile, np.rint(maps[:, *kept] * 255).astype(np.uint8))
+            target[:] = np.rint(maps[:, *kept] * 255).astype(np.uint8)
             return
-        dab = dab_od_map(rgb, self.stain, self.mosaic.grid.mpp)
-        self.mosaic.write(tile, np.concatenate([maps[:, *kept], dab[None, *kept]]).astype(np.float16))
+        target[:-1] = maps[:, *kept]
+        target[-1] = dab_od_map(rgb, self.stain, self.mosaic.grid.mpp)[kept]
 
-    def _settle(self, tiles: list[Tile], writes: list[Future[None]]) -> int:
-        with self.clock("wait_for_writing"):
-            for write in writes:
-                write.result()
-        new = [tile for tile in tiles if self.states[tile.row, tile.col] != TileState.WRITTEN]
-        for tile in new:
-            if self.states[tile.row, tile.col] == TileState.TO_DO:
-                self.states[tile.row, tile.col] = TileState.WRITTEN
-        self.mosaic.mark(self.states, new)
-        return len(new)
+    def _settle(self, tiles: list[Tile], write: Future[None]) -> None:
+        """Wait until a shard is written, and record the states of the tiles in it."""
+        write.result()
+        for tile in tiles:
+            self.recorded[tile.row, tile.col] = self.states[tile.row, tile.col]
+        self.mosaic.mark(self.recorded)
 
     def _refuse_damaged(self) -> None:
         unreadable, listed = int(np.count_nonzero(self.states == TileState.UNREADABLE)), len(self.mosaic.tiles.tiles)
@@ -264,6 +342,11 @@ class _Run:
             raise SlideError(
                 f"{self.slide.path}: {unreadable} of {listed} tiles cannot be read; the file is damaged, fetch it again"
             )
+
+
+def _submit(pool: ThreadPoolExecutor, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+    """Submit a call that sees the context variables of this one: warnings of a slide stay with the slide."""
+    return pool.submit(contextvars.copy_context().run, function, *arguments)
 
 
 class _Clock:

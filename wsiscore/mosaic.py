@@ -1,34 +1,43 @@
-"""The maps of one slide as one OME-Zarr 0.5 image: a tile's core is a chunk, and a chunk has one writer.
+"""The maps of one slide as one OME-Zarr 0.5 image.
 
-On disk it is a Zarr 3 group: ``0`` holds the maps at full size as (channel, y, x), ``1``, ``2``, … the pyramid
-for viewers, and ``done`` one byte a tile: 0 to do, 1 written, 2 not readable. A chunk file that is missing means
-nothing, since Zarr drops empty ones.
+On disk it is a Zarr 3 group: ``0`` holds the maps at full size as (channel, y, x), ``1``, ``2``, … the pyramid for
+viewers, and ``done`` one byte a tile: 0 to do, 1 written, 2 not readable. A tile's core is a chunk; a square of tiles
+is a shard, which is one file and is written in one step. Chunks carry a CRC-32C checksum. Zarr reads a missing file as
+empty, so that a missing shard of a written tile is looked for here, and is an error like a wrong checksum.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import shapely
 import zarr
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from wsiscore.errors import MosaicError, OutputError
+from wsiscore.errors import DamagedMosaicError, MosaicError, OutputError
 from wsiscore.regions import Region
-from wsiscore.tiles import Tile, TileGrid, TileList
+from wsiscore.tiles import TileGrid, TileList
 
-__all__ = ["Mosaic", "TileState"]
+__all__ = ["Identity", "Mosaic", "Shard", "TileState"]
 
-_FORMAT = "wsiscore-mosaic-1"
+_FORMAT = "wsiscore-mosaic-2"
+_FORMATS_READ = ("wsiscore-mosaic-1", _FORMAT)  # the first had one file a chunk, and no checksums
 _SMALLEST_LEVEL_PX = 512  # the pyramid ends when a level fits in this
+_SHARD_PX = 1792  # about the side of a shard
+_OWN_NAMES = {"zarr.json", "done", *map(str, range(32))}
 _COLORS = {"positive": "FF4040", "negative": "4080FF", "red": "FF0000", "green": "00FF00", "blue": "0000FF"}
 """Of a map in viewers, by the last word of its name."""
+
+Array = npt.NDArray[np.generic]
 
 
 class TileState(IntEnum):
@@ -39,8 +48,48 @@ class TileState(IntEnum):
     UNREADABLE = 2
 
 
+class Shard(NamedTuple):
+    """A square of tiles that is one file.
+
+    Parameters
+    ----------
+    region
+        In pixels of the grid's mpp, cut at the slide's edge.
+    tiles
+        (row, col) of the listed tiles in it, in reading order.
+    """
+
+    region: Region
+    tiles: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """All that decides the values of a mosaic besides its tiles; a mosaic of another identity is never continued.
+
+    Parameters
+    ----------
+    slide_sha256
+        Content of the slide, as `wsiscore.slide.slide.Slide.sha256`.
+    model
+        Of the model, as `wsiscore.models.store.Model.identity`.
+    batch_size
+        Tiles a batch: the last digits of a network's sums may depend on it.
+    device
+        Kind of device: ``cpu``, ``cuda`` or ``mps``.
+    arithmetic
+        Version of the computation from pixels to maps.
+    """
+
+    slide_sha256: str
+    model: Mapping[str, Any]
+    batch_size: int
+    device: str
+    arithmetic: int
+
+
 class Mosaic:
-    """The maps of one slide, chunk for chunk on disk.
+    """The maps of one slide on disk.
 
     Use `Mosaic.create` or `Mosaic.open`. Pickles as its path and re-opens where it arrives.
 
@@ -62,7 +111,7 @@ class Mosaic:
         try:
             self._group = zarr.open_group(self.path, mode="r+" if writable else "r", zarr_format=3)
             about = cast(dict[str, Any], self._group.attrs["wsiscore"])
-            if about["format"] != _FORMAT:
+            if about["format"] not in _FORMATS_READ:
                 raise MosaicError(f"{path} has format {about['format']!r}, this version reads {_FORMAT!r}; infer again")
             self.about: dict[str, Any] = about
             self.tiles = TileList.from_json(about["tiles"], str(path))
@@ -85,10 +134,17 @@ class Mosaic:
         return Mosaic, (self.path,)
 
     @classmethod
-    def create(cls, path: Path, tiles: TileList, channels: Sequence[str], dtype: str, about: Mapping[str, Any]) -> Self:
-        """Start an empty mosaic, or open the one that is there if it was started in just this way.
-
-        A finished one that holds more maps than are wanted serves as well.
+    def create(
+        cls,
+        path: Path,
+        tiles: TileList,
+        channels: Sequence[str],
+        dtype: str,
+        identity: Identity,
+        about: Mapping[str, Any],
+        measured: Mapping[str, Any],
+    ) -> Self:
+        """Start an empty mosaic where there is none.
 
         Parameters
         ----------
@@ -100,9 +156,42 @@ class Mosaic:
             Names of the maps wanted, in order.
         dtype
             ``float16`` or ``uint8``.
+        identity
+            All that decides the values.
         about
-            JSON-ready: all that decides the values, above all the model and its weights' hash. A mosaic that was
-            started with anything else in it is stale.
+            JSON-ready: further metadata that must be the same for the mosaic to be continued.
+        measured
+            JSON-ready: what was measured on the slide.
+
+        Raises
+        ------
+        OutputError
+            If the folder cannot be written.
+        """
+        scratch = path.with_name(path.name + ".new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _lay_out(scratch, tiles, channels, dtype, {**_meta(tiles, channels, identity, about), **measured})
+            scratch.rename(path)  # so that a mosaic is there with all its metadata or not at all
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {path} ({error.strerror or error}); choose another folder with -o"
+            ) from error
+        return cls(path, writable=True)
+
+    @classmethod
+    def resume(
+        cls, path: Path, tiles: TileList, channels: Sequence[str], identity: Identity, about: Mapping[str, Any]
+    ) -> Self | None:
+        """Open the mosaic at `path` for writing, if it was started in just this way; None if there is none.
+
+        A finished one that holds more maps than are wanted serves as well. What a killed process left of the layout of
+        a mosaic is removed, and so is an unfinished or partly unreadable one of another file at the slide's path.
+
+        Parameters
+        ----------
+        path, tiles, channels, identity, about
+            As in `create`.
 
         Raises
         ------
@@ -111,25 +200,42 @@ class Mosaic:
         OutputError
             If the folder cannot be written.
         """
-        meta = {"format": _FORMAT, "channels": list(channels), "tiles": tiles.to_json(), **about}
-        meta = json.loads(json.dumps(meta))  # as it will be read back, tuples as lists
-        if path.exists():
-            found = cls(path, writable=True)
-            _refuse_stale(found, meta)
-            if not found.complete:
-                for part in path.rglob("*.partial"):  # what a killed run was writing
-                    part.unlink(missing_ok=True)
-            return found
-        scratch = path.with_name(path.name + ".new")
+        meta = _meta(tiles, channels, identity, about)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _lay_out(scratch, tiles, channels, dtype, meta)
-            scratch.rename(path)  # so that a mosaic is there with all its metadata or not at all
+            if not path.exists():
+                return None
+            found = cls._own(path)
+            if found is None or found._is_worthless(identity):
+                shutil.rmtree(path)
+                return None
+            _refuse_stale(found, meta)
+            for part in path.rglob("*.partial"):  # what a killed process was writing
+                part.unlink(missing_ok=True)
+            if found.about["tiles"]["slide"] != meta["tiles"]["slide"]:  # the slide was moved
+                found.about["tiles"]["slide"] = meta["tiles"]["slide"]
+                found._group.attrs["wsiscore"] = found.about
+                found.tiles = TileList.from_json(found.about["tiles"], str(path))
         except OSError as error:
             raise OutputError(
                 f"cannot write {path} ({error.strerror or error}); choose another folder with -o"
             ) from error
-        return cls(path, writable=True)
+        return found
+
+    @classmethod
+    def _own(cls, path: Path) -> Self | None:
+        """Return the mosaic at `path`; None for a part of a layout, without the metadata that completes it."""
+        try:
+            return cls(path, writable=True)
+        except MosaicError:
+            if not path.is_dir() or not {child.name for child in path.iterdir()} <= _OWN_NAMES:
+                raise
+            return None
+
+    def _is_worthless(self, identity: Identity) -> bool:
+        """Tell whether it is of another file than the slide is now, and not a whole result of that."""
+        known: Mapping[str, Any] = self.about.get("identity", {})
+        whole = self.complete and bool((self.states() != TileState.UNREADABLE).all())
+        return known.get("slide_sha256") != identity.slide_sha256 and not whole
 
     @property
     def grid(self) -> TileGrid:
@@ -138,31 +244,62 @@ class Mosaic:
 
     def states(self) -> npt.NDArray[np.uint8]:
         """Return the (rows, cols) array of `TileState`."""
-        return np.asarray(self._done[:], dtype=np.uint8)
+        try:
+            return np.asarray(self._done[:], dtype=np.uint8)
+        except (OSError, ValueError) as error:
+            raise MosaicError(f"{self.path}/done is damaged ({error}); delete {self.path} and infer again") from error
 
     def missing(self) -> int:
         """Return how many listed tiles are still to do."""
         states = self.states()
         return sum(states[tile] == TileState.TO_DO for tile in self.tiles.tiles)
 
-    def write(self, tile: Tile, maps: npt.NDArray[np.generic]) -> None:
-        """Write a tile's core: (C, core, core) or smaller at the slide's edge, of the mosaic's dtype."""
-        core = tile.write
-        self._level_0[:, core.y : core.y + core.height, core.x : core.x + core.width] = maps
+    def shards(self) -> list[Shard]:
+        """Return the shards that hold listed tiles, row by row."""
+        side = _shard_tiles(self.grid)
+        squares: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for row, col in self.tiles.tiles:
+            squares.setdefault((row // side, col // side), []).append((row, col))
+        return [Shard(self._shard_region(*place), tuple(squares[place])) for place in sorted(squares)]
 
-    def mark(self, states: npt.NDArray[np.uint8], tiles: Sequence[Tile]) -> None:
-        """Record the states of these tiles, out of the whole (rows, cols) array; after `write`, from one thread."""
-        for row in sorted({tile.row for tile in tiles}):  # a row is a chunk
-            self._done[row, :] = states[row]
+    def _shard_region(self, row: int, col: int) -> Region:
+        grid, side = self.grid, _shard_tiles(self.grid) * self.grid.core_px
+        x, y = col * side, row * side
+        return Region(x, y, min(side, grid.width_px - x), min(side, grid.height_px - y), grid.mpp)
+
+    def _shard_file(self, row: int, col: int) -> Path:
+        return self.path / "0" / "c" / "0" / str(row) / str(col)
+
+    def empty_shard(self, shard: Shard) -> Array:
+        """Return what a shard holds before anything is written: (C, h, w) of zeros, or white in a picture."""
+        shape = (len(self.channels), shard.region.height, shard.region.width)
+        return np.full(shape, self._level_0.fill_value, self._level_0.dtype)
+
+    def write_shard(self, shard: Shard, maps: Array) -> None:
+        """Write all of a shard, (C, h, w) of the mosaic's dtype, in one step."""
+        at, side = shard.region, _shard_tiles(self.grid) * self.grid.core_px
+        self._shard_file(at.y // side, at.x // side).unlink(missing_ok=True)  # Zarr reads one at the edge first
+        target = self._level_0.with_config({"write_empty_chunks": True})
+        target[:, at.y : at.y + at.height, at.x : at.x + at.width] = maps
+
+    def mark(self, states: npt.NDArray[np.uint8]) -> None:
+        """Record the states, the whole (rows, cols) array; after `write_shard`, from one thread."""
+        self._done.with_config({"write_empty_chunks": True})[:] = states
+
+    def reset(self, tiles: Sequence[tuple[int, int]]) -> None:
+        """Mark tiles, (row, col), as to do again; the mosaic must be writable."""
+        states = self.states()
+        for tile in tiles:
+            states[tile] = TileState.TO_DO
+        self.mark(states)
+        self._group.attrs["complete"] = False
 
     @property
     def complete(self) -> bool:
         """Whether all tiles and the pyramid are written."""
         return bool(self._group.attrs.get("complete", False))
 
-    def read(
-        self, x: int, y: int, width: int, height: int, channels: Sequence[str] | None = None
-    ) -> npt.NDArray[np.generic]:
+    def read(self, x: int, y: int, width: int, height: int, channels: Sequence[str] | None = None) -> Array:
         """Read a rectangle, in pixels of the grid's mpp.
 
         Parameters
@@ -175,10 +312,52 @@ class Mosaic:
         Returns
         -------
         (C, h, w) of the mosaic's dtype; 0, or white in a picture, where nothing was written.
+
+        Raises
+        ------
+        DamagedMosaicError
+            If a chunk of a written tile is missing or has the wrong checksum.
         """
-        window = (slice(max(y, 0), max(y + height, 0)), slice(max(x, 0), max(x + width, 0)))
-        maps = np.asarray(self._level_0[:, *window])
+        x0, y0, x1, y1 = max(x, 0), max(y, 0), max(x + width, 0), max(y + height, 0)
+        self._refuse_missing(x0, y0, min(x1, self.grid.width_px), min(y1, self.grid.height_px))
+        try:
+            maps = np.asarray(self._level_0[:, y0:y1, x0:x1])
+        except Exception as error:
+            raise self._damaged(self._broken_shards(x0, y0, x1, y1), str(error)) from error
         return maps if channels is None else maps[[self.channels.index(name) for name in channels]]
+
+    def _refuse_missing(self, x0: int, y0: int, x1: int, y1: int) -> None:
+        if self.about["format"] != _FORMAT or x0 >= x1 or y0 >= y1:
+            return
+        states, n = self.states(), _shard_tiles(self.grid)
+        side = n * self.grid.core_px
+        for row in range(y0 // side, (y1 - 1) // side + 1):
+            for col in range(x0 // side, (x1 - 1) // side + 1):
+                written = (states[row * n : (row + 1) * n, col * n : (col + 1) * n] == TileState.WRITTEN).any()
+                if written and not self._shard_file(row, col).is_file():
+                    raise self._damaged([(row, col)], "the file is missing")
+
+    def _broken_shards(self, x0: int, y0: int, x1: int, y1: int) -> list[tuple[int, int]]:
+        """Return the (row, col) of the shards of a rectangle that cannot be read."""
+        side, broken = _shard_tiles(self.grid) * self.grid.core_px, []
+        for row in range(y0 // side, (y1 - 1) // side + 1):
+            for col in range(x0 // side, (x1 - 1) // side + 1):
+                at = self._shard_region(row, col)
+                try:
+                    _ = self._level_0[:, at.y : at.y + at.height, at.x : at.x + at.width]
+                except Exception:  # noqa: BLE001 - as in `read`
+                    broken.append((row, col))
+        return broken
+
+    def _damaged(self, shards: Sequence[tuple[int, int]], why: str) -> DamagedMosaicError:
+        n, states = _shard_tiles(self.grid), self.states()
+        inside = [
+            (row, col) for row, col in self.tiles.tiles if (row // n, col // n) in set(shards) and states[row, col]
+        ]
+        names = ", ".join(f"0/c/0/{row}/{col}" for row, col in shards)
+        return DamagedMosaicError(
+            f"{self.path} is damaged at {names} ({why}); score the slide itself, which computes it again", inside
+        )
 
     def blocks(self, side_px: int) -> Iterator[Region]:
         """Yield the squares of this side, cut at the mosaic's edges, in which something was written."""
@@ -198,19 +377,18 @@ class Mosaic:
         return shapely.union_all(cores) if cores else None
 
     def finish(self) -> None:
-        """Average the written chunks into the levels for viewers, touching only those, and call it complete."""
-        held = self.states() == TileState.WRITTEN
-        source = self._level_0
+        """Average the written shards into the levels for viewers, touching only those, and call it complete."""
+        side = _shard_tiles(self.grid) * self.grid.core_px
+        n = _shard_tiles(self.grid)
+        held = {(row // n, col // n) for row, col in np.argwhere(self.states() == TileState.WRITTEN).tolist()}
+        read: Callable[[int, int], Array] = lambda y, x: self.read(x, y, 2 * side, 2 * side)  # noqa: E731
         for level in range(1, len(_levels(self.grid))):
             target = self._array(str(level))
-            held = np.pad(held, [(0, n % 2) for n in held.shape])
-            held = held[0::2, 0::2] | held[1::2, 0::2] | held[0::2, 1::2] | held[1::2, 1::2]
-            side = self.grid.core_px
-            for row, col in zip(*np.nonzero(held), strict=True):
-                y, x = int(row) * side, int(col) * side
-                block = np.asarray(source[:, 2 * y : 2 * (y + side), 2 * x : 2 * (x + side)])
-                target[:, y : y + side, x : x + side] = _halve(block)
-            source = target
+            held = {(row // 2, col // 2) for row, col in held}
+            for row, col in sorted(held):
+                y, x = row * side, col * side
+                target[:, y : y + side, x : x + side] = _downsampled(read(2 * y, 2 * x))
+            read = _reader(target, 2 * side)
         self._group.attrs["complete"] = True
 
     def _array(self, name: str) -> zarr.Array[Any]:
@@ -220,26 +398,56 @@ class Mosaic:
         return array
 
 
+def _reader(array: zarr.Array[Any], side: int) -> Callable[[int, int], Array]:
+    return lambda y, x: np.asarray(array[:, y : y + side, x : x + side])
+
+
+def _meta(tiles: TileList, channels: Sequence[str], identity: Identity, about: Mapping[str, Any]) -> dict[str, Any]:
+    meta = {"channels": list(channels), "tiles": tiles.to_json(), "identity": asdict(identity), **about}
+    meta["format"] = _FORMAT
+    return cast(dict[str, Any], json.loads(json.dumps(meta)))  # as it will be read back, tuples as lists
+
+
 def _refuse_stale(found: Mosaic, meta: Mapping[str, Any]) -> None:
     """Raise a MosaicError unless a mosaic was started with `meta`, or is finished and holds its maps and more."""
-    changed = sorted(k for k in {*meta, *found.about} if meta.get(k) != found.about.get(k))
-    if found.about.get("output") == "image":  # earlier versions wrote rules here, though a picture has none
-        changed = [k for k in changed if k != "rules"]
-    mend = "delete it or choose another folder with -o"
+    changed = sorted(k for k in meta if _comparable(k, meta[k]) != _comparable(k, found.about.get(k)))
+    what_to_do = "delete it or choose another folder with -o"
     if changed == ["channels"]:
         wanted = meta["channels"]
         if lacking := [name for name in wanted if name not in found.channels]:
-            raise MosaicError(f"{found.path} was made without the maps {', '.join(lacking)}; {mend}")
+            raise MosaicError(f"{found.path} was made without the maps {', '.join(lacking)}; {what_to_do}")
         if [name for name in found.channels if name in wanted] == wanted:
             if found.complete:
                 return
-            raise MosaicError(f"{found.path} is unfinished and holds more maps; finish it with --maps all, or {mend}")
+            raise MosaicError(
+                f"{found.path} is unfinished and holds more maps; finish it with --maps all, or {what_to_do}"
+            )
     if changed:
-        raise MosaicError(f"{found.path} was started with other settings ({', '.join(changed)}); {mend}")
+        names = sorted({name for key in changed for name in _differing(key, meta.get(key), found.about.get(key))})
+        raise MosaicError(f"{found.path} was started with other settings ({', '.join(names)}); {what_to_do}")
+
+
+def _comparable(key: str, value: Any) -> Any:
+    """Return what of a metadata value decides the maps: not where the slide lies or where its regions are from."""
+    if key == "tiles" and isinstance(value, dict):
+        return {name: part for name, part in value.items() if name not in ("slide", "roi_source")}
+    return value
+
+
+def _differing(key: str, wanted: Any, found: Any) -> list[str]:
+    """Return the names of what differs in one metadata value: the parts of an identity, else its key."""
+    if key != "identity" or not isinstance(found, dict):
+        return [key]
+    return [name for name in wanted if wanted[name] != found.get(name)]
+
+
+def _shard_tiles(grid: TileGrid) -> int:
+    """Return how many tiles are side by side in a shard."""
+    return max(1, round(_SHARD_PX / grid.core_px))
 
 
 def _levels(grid: TileGrid) -> list[tuple[int, int]]:
-    """Return (height, width) of each level; each halves the one before, rounding up."""
+    """Return (height, width) of each level; each is half the one before, rounded up."""
     levels = [(grid.height_px, grid.width_px)]
     while max(levels[-1]) > _SMALLEST_LEVEL_PX:
         levels.append((-(-levels[-1][0] // 2), -(-levels[-1][1] // 2)))
@@ -249,18 +457,27 @@ def _levels(grid: TileGrid) -> list[tuple[int, int]]:
 def _lay_out(path: Path, tiles: TileList, channels: Sequence[str], dtype: str, meta: Mapping[str, Any]) -> None:
     grid, names = tiles.grid, [str(level) for level in range(len(_levels(tiles.grid)))]
     group = zarr.open_group(path, mode="w", zarr_format=3)
+    side = _shard_tiles(grid) * grid.core_px
     for name, (height, width) in zip(names, _levels(grid), strict=True):
         group.create_array(
             name,
             shape=(len(channels), height, width),
             chunks=(len(channels), grid.core_px, grid.core_px),
+            shards=(len(channels), side, side),
             dtype=dtype,
             fill_value=255 if dtype == "uint8" else 0,  # a picture is white where nothing was read
-            compressors=ZstdCodec(level=1),
+            compressors=[ZstdCodec(level=1), Crc32cCodec()],
             dimension_names=("c", "y", "x"),
             chunk_key_encoding={"name": "default", "separator": "/"},
         )
-    group.create_array("done", shape=(grid.rows, grid.cols), chunks=(1, grid.cols), dtype="uint8")
+    group.create_array(
+        "done",
+        shape=(grid.rows, grid.cols),
+        chunks=(grid.rows, grid.cols),
+        dtype="uint8",
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        dimension_names=("row", "col"),
+    )
     group.attrs.update({"ome": dict(_ome(tiles, channels, dtype, names)), "wsiscore": dict(meta), "complete": False})
 
 
@@ -292,9 +509,10 @@ def _ome(tiles: TileList, channels: Sequence[str], dtype: str, names: Sequence[s
     )
 
 
-def _halve(block: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def _downsampled(block: Array) -> Array:
     """Average 2 × 2 pixels of (C, H, W); an odd last row or column is averaged with itself."""
     _, height, width = block.shape
     whole = np.pad(block, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge").astype(np.float32)
-    mean = (whole[:, 0::2, 0::2] + whole[:, 1::2, 0::2] + whole[:, 0::2, 1::2] + whole[:, 1::2, 1::2]) / 4
+    size = (whole.shape[2] // 2, whole.shape[1] // 2)
+    mean = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in whole])
     return np.rint(mean).astype(np.uint8) if block.dtype == np.uint8 else mean.astype(block.dtype)

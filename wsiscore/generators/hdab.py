@@ -157,6 +157,15 @@ class Hdab:
         hematoxylin_cut = _cut(hematoxylin[pale & (hematoxylin > _FAINT_OD)], self.config.hematoxylin_od)
         return replace(self, stain=stain, hematoxylin_cut_od=hematoxylin_cut, dab_cut_od=dab_cut)
 
+    def with_settings(self, settings: Mapping[str, Any]) -> Hdab:
+        """Return the baseline whose `settings` these were."""
+        return replace(
+            self,
+            stain=Stain.from_json(settings["stain"]),
+            hematoxylin_cut_od=float(settings["hematoxylin_cut_od"]),
+            dab_cut_od=float(settings["dab_cut_od"]),
+        )
+
     def __call__(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Turn (B, 3, H, W) RGB in 0..255 into (B, 3, H, W) maps in [0, 1]: center, positive, negative."""
         tiles = np.asarray(tiles)

@@ -143,6 +143,9 @@ class SlideAdaptive(Generator, Protocol):
     def for_slide(self, sample: Pixels) -> SlideAdaptive:
         """Return a generator set for the slide of which `sample`, (N, 3, H, W) in 0..255, was read."""
 
+    def with_settings(self, settings: Mapping[str, Any]) -> SlideAdaptive:
+        """Return the generator whose `settings` these were."""
+
 
 @dataclass(frozen=True, slots=True)
 class TargetRules:

@@ -9,23 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from wsiscore.cells.rules import Rules
 from wsiscore.errors import ModelError, OutputError
 from wsiscore.files import replacing
-from wsiscore.models.card import CARD, Card, Measurement, Weights, card_json, read_card
-from wsiscore.models.contract import Family, Generator, Maps
+from wsiscore.models.card import CARD, Card, Weights, card_json, read_card
+from wsiscore.models.contract import Family, Generator, GeneratorSpec, Maps
 from wsiscore.models.registry import family
 
 __all__ = [
-    "Card",
-    "Measurement",
-    "Weights",
+    "Model",
     "default_model",
     "find_model",
     "import_published",
@@ -138,7 +137,58 @@ def write_model(folder: Path, card: Card, weights: Mapping[str, Any] | None) -> 
     return card
 
 
-def load_model(model: str | Path, device: str = "auto", *, maps: Maps = "all") -> Generator:
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A generator with the card it was made from: what `wsiscore.inference.infer` runs.
+
+    Parameters
+    ----------
+    card
+        What there is to know of it.
+    generator
+        Ready to run; it may give fewer channels than the card names.
+    """
+
+    card: Card
+    generator: Generator
+
+    @property
+    def spec(self) -> GeneratorSpec:
+        """What the generator reads and gives."""
+        return self.generator.spec
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self.generator.device
+
+    @property
+    def provenance(self) -> dict[str, str | None]:
+        """What a result must say of its model, as `Card.provenance`."""
+        return self.card.provenance()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All of the card that decides the maps, JSON-ready: two models of one identity give the same maps."""
+        spec = self.card.spec
+        numbers = {"mpp": spec.mpp, "multiple_px": spec.multiple_px, "dtype": spec.dtype, "output": spec.output}
+        return {
+            "family": self.card.family,
+            "config": dict(self.card.config),
+            "weights_sha256": self.card.weights.sha256 if self.card.weights else None,
+            **numbers,
+        }
+
+    def __call__(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Turn (B, 3, H, W) RGB in 0..255 into (B, C, H, W) maps in [0, 1]."""
+        return self.generator(tiles)
+
+    def weights(self) -> dict[str, npt.NDArray[Any]]:
+        """Return a copy of the generator's weights by name."""
+        return self.generator.weights()
+
+
+def load_model(model: str | Path, device: str = "auto", *, maps: Maps = "all") -> Model:
     """Load a model, ready to run.
 
     Parameters
@@ -168,7 +218,7 @@ def load_model(model: str | Path, device: str = "auto", *, maps: Maps = "all") -
     # A network without its weights would give noise.
     if weights is None and generator.weights():
         raise ModelError(f"{folder / CARD} names no weights, and the family {card.family!r} cannot do without")
-    return generator
+    return Model(card, generator)
 
 
 def import_published(path: Path, name: str, folder: Path) -> Card:
@@ -247,6 +297,10 @@ def _load_weights(folder: Path, entry: Weights) -> dict[str, Any]:
             " copy the whole folder of the model again"
         )
     try:
-        return dict(load(content))
+        weights = dict(load(content))
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from error
+    broken = sorted(name for name, value in weights.items() if value.dtype.kind == "f" and not np.isfinite(value).all())
+    if broken:
+        raise ModelError(f"{path} holds numbers that are not finite ({broken[0]!r}); import or train the model again")
+    return weights

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -10,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from wsiscore.errors import MosaicError, OutputError, SlideError
-from wsiscore.files import stem
+from wsiscore.files import locked, remove_parts, replacing, stem
 from wsiscore.mosaic import Mosaic
 from wsiscore.pipeline.options import ScoreOptions, SlideOptions
-from wsiscore.pipeline.provenance import Record, slide_of
+from wsiscore.pipeline.provenance import RUN, Record, slide_of
 from wsiscore.slide.readers.omezarr import is_virtual
 from wsiscore.slide.slide import Slide
 from wsiscore.tiles import TileList
@@ -87,10 +89,12 @@ def open_job(path: Path, options: SlideOptions) -> Iterator[Job]:
             )
     with Slide(source, mpp) as slide:
         folder = _claim(out_of(path, options), stem_of(path), source.absolute())
-        with Record(folder, source.absolute()) as record:
-            record.note("slide", _about(slide))
-            yield Job(slide, folder, record, tiles, mosaic)
-            record.finish()
+        with locked(folder):
+            remove_parts(folder)
+            with Record(folder, source.absolute()) as record:
+                record.note("slide", _about(slide))
+                yield Job(slide, folder, record, tiles, mosaic)
+                record.finish()
 
 
 def out_of(path: Path, options: SlideOptions) -> Path:
@@ -114,18 +118,27 @@ def _refuse(options: SlideOptions, flags: dict[str, str], why: str, instead: str
 
 
 def _claim(out: Path, name: str, slide: Path) -> Path:
-    """Make and return the slide's folder: ``out/name``, or with a few digits more if another slide has that."""
-    digits = hashlib.sha256(str(slide).encode()).hexdigest()[:6]
-    for folder in (out / name, out / f"{name}-{digits}"):
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
+    """Make and return the slide's folder: ``out/name``, or with a few digits more if another slide has that.
+
+    The folder is claimed by the record in it; one that a killed process left without is taken.
+    """
+    digits = hashlib.sha256(os.fsencode(slide)).hexdigest()[:6]
+    with locked(out):
+        for folder in (out / name, out / f"{name}-{digits}"):
+            try:
+                folder.mkdir(exist_ok=True)
+                held = {entry.name for entry in folder.iterdir()}
+            except OSError as error:
+                if isinstance(error, FileExistsError | NotADirectoryError):
+                    continue
+                raise OutputError(f"cannot write {folder}: {error.strerror}; choose another folder with -o") from error
             if slide_of(folder) == slide:
                 return folder
-        except OSError as error:
-            raise OutputError(f"cannot write {folder}: {error.strerror}; choose another folder with -o") from error
-        else:
-            return folder
+            if not any(name for name in held if not name.startswith(".")):
+                remove_parts(folder)
+                with replacing(folder / RUN) as part:
+                    part.write_text(json.dumps({"slide": {"path": str(slide)}}) + "\n", encoding="utf-8")
+                return folder
     raise OutputError(f"{folder} holds something else; move it away or choose another folder with -o")
 
 

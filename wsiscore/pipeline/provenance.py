@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,18 +32,21 @@ _LIBRARIES = (
     "torch",
 )
 
+_warnings: ContextVar[list[str] | None] = ContextVar("warnings of the slide", default=None)
+
 
 class Record:
-    """The ``run.json`` of one slide's folder; it changes on disk only once a run is done.
+    """The ``run.json`` of one slide's folder; what an earlier run wrote stands until this one is done.
 
-    What an earlier command recorded for the same slide stays, as far as this one does not do it again.
+    What an earlier command recorded for the same slide stays, as far as this one does not do it again. While the record
+    is entered it collects the warnings of this slide: those logged in its context, in whatever thread.
 
     Parameters
     ----------
     folder
         The slide's folder.
     slide
-        The slide's file; its SHA-256 is taken in a thread beside the work.
+        The slide's file.
     """
 
     def __init__(self, folder: Path, slide: Path) -> None:
@@ -54,29 +56,24 @@ class Record:
             "wsiscore": __version__,
             "research_use_only": True,
             "slide": {"path": str(slide)},
-            "model": earlier.get("model", {}),
-            "settings": earlier.get("settings", {}),
-            "stages": earlier.get("stages", {}),
+            **{key: _mapping(earlier.get(key)) for key in ("model", "settings", "stages")},
             "versions": {"python": sys.version.split()[0], **dict(_versions())},
             "warnings": [],
             "started": _now(),
             "finished": None,
         }
-        self._hash: Future[str] | None = None
-        self._slide = slide
-        self._pool = ThreadPoolExecutor(1, "wsiscore-hash")
-        self._listener = _Listener(self.values["warnings"])
+        self._token: Token[list[str] | None] | None = None
 
     def __enter__(self) -> Self:
-        if not self.path.exists():  # claims the folder; what an earlier run finished stands until this one has
+        if not self.path.exists():  # claims the folder
             self.write()
-        self._hash = self._pool.submit(_sha256, self._slide)
-        logging.getLogger("wsiscore").addHandler(self._listener)
+        _listen()
+        self._token = _warnings.set(self.values["warnings"])
         return self
 
     def __exit__(self, *_: object) -> None:
-        logging.getLogger("wsiscore").removeHandler(self._listener)
-        self._pool.shutdown(cancel_futures=True)
+        if self._token is not None:
+            _warnings.reset(self._token)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -90,10 +87,8 @@ class Record:
         self.values[key].update(values)
 
     def finish(self) -> Mapping[str, Any]:
-        """Complete it with the hash, the memory and the time, write it and return it."""
-        if self._hash is not None:
-            self.values["slide"]["sha256"] = self._hash.result()
-        self.values["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        """Complete it with the memory that the process has used at most and the time, write it and return it."""
+        self.values["process_peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         self.values["finished"] = _now()
         self.write()
         return self.values
@@ -106,34 +101,38 @@ class Record:
 
 def slide_of(folder: Path) -> Path | None:
     """Return the slide whose results a folder holds, or None."""
-    path = _read(folder / RUN).get("slide", {}).get("path")
-    return Path(path) if path else None
+    path = _mapping(_read(folder / RUN).get("slide")).get("path")
+    return Path(path) if isinstance(path, str) and path else None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 
 
-class _Listener(logging.Handler):
-    """Collects the warnings of a slide, each once."""
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {}
 
-    def __init__(self, messages: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self.messages = messages
+
+class _Collector(logging.Handler):
+    """Adds each warning, once, to the list of the slide in whose context it is logged."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if (message := record.getMessage()) not in self.messages:
-            self.messages.append(message)
+        messages = _warnings.get()
+        if messages is not None and (message := record.getMessage()) not in messages:
+            messages.append(message)
 
 
-def _sha256(path: Path) -> str:
-    """Return the hash of a file, or of the metadata of an OME-Zarr folder, in hexadecimal."""
-    with (path / "zarr.json" if path.is_dir() else path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _listen() -> None:
+    logger = logging.getLogger("wsiscore")
+    if _COLLECTOR not in logger.handlers:
+        logger.addHandler(_COLLECTOR)
+
+
+_COLLECTOR = _Collector(logging.WARNING)
 
 
 def _versions() -> Iterator[tuple[str, str]]:

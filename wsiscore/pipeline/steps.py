@@ -18,12 +18,12 @@ import shapely
 from wsiscore.cells.find import rules_of
 from wsiscore.cells.rules import Rules, rule_flag
 from wsiscore.cells.table import Cells
-from wsiscore.errors import ModelError, MosaicError, OutputError, RoiError, WsiscoreError
+from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, RoiError, WsiscoreError
 from wsiscore.files import replacing
 from wsiscore.inference import infer_tiles
 from wsiscore.models.card import read_card
-from wsiscore.models.contract import Generator, Maps
-from wsiscore.models.store import default_model, find_model, index_errors, load_model
+from wsiscore.models.contract import Maps
+from wsiscore.models.store import Model, default_model, find_model, index_errors, load_model
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.pipeline.job import MOSAIC, TILES, Job, open_job, stem_of
 from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
@@ -92,9 +92,9 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
             raise MosaicError(f"{path} lacks {missing} tiles; run the same `wsiscore infer` again to finish it")
         rules = _with_chosen(rules_of(mosaic), model, options.rules)
         rois = _rescored_rois(job, mosaic, options)
-        with job.record.stage("cells"):
-            cells, applied = rules.find(mosaic)
-            cells = cells.in_rois(rois)
+        job.record.note("slide", {"sha256": _unchanged(job, mosaic)})
+        mosaic, cells, applied = _find(job, mosaic, rules, options, progress)
+        cells = cells.in_rois(rois)
         score = score_cells(
             cells,
             rois,
@@ -140,7 +140,7 @@ def _plan(job: Job, options: TileOptions) -> TileList:
 
 
 @lru_cache(maxsize=1)
-def _generator(folder: Path, device: str, maps: Maps) -> Generator:
+def _model(folder: Path, device: str, maps: Maps) -> Model:
     return load_model(folder, device, maps=maps)
 
 
@@ -169,18 +169,17 @@ def _infer(job: Job, options: InferOptions, progress: bool, *, paints: bool | No
         ),
     )
     with job.record.stage("load_model"):
-        generator = _generator(folder, options.device, options.maps)
+        model = _model(folder, options.device, options.maps)
     job.record.note("model", card.provenance())
-    job.record.note("settings", {"device": generator.device, "margin_px": tiles.grid.margin_px})
+    job.record.note("settings", {"device": model.device, "margin_px": tiles.grid.margin_px})
     seconds: dict[str, float] = {}
     stages = dict(job.record.values["stages"])
     with job.record.stage("infer"):
         mosaic = infer_tiles(
             job.slide,
             tiles,
-            generator,
+            model,
             job.folder / MOSAIC,
-            model=card.provenance(),
             batch_size=options.batch_size,
             progress=progress,
             seconds=seconds,
@@ -191,6 +190,32 @@ def _infer(job: Job, options: InferOptions, progress: bool, *, paints: bool | No
     elif "infer" in stages:  # it was finished before: the time that took is the one to keep
         job.record.note("stages", {"infer": stages["infer"]})
     return mosaic
+
+
+def _find(job: Job, mosaic: Mosaic, rules: Rules, options: ScoreOptions, progress: bool) -> tuple[Mosaic, Cells, Rules]:
+    """Find the cells; of a mosaic made from the slide, what is damaged is computed again."""
+    with job.record.stage("cells"):
+        for _ in mosaic.shards():
+            try:
+                return mosaic, *rules.find(mosaic)
+            except DamagedMosaicError as error:
+                if job.mosaic:
+                    raise
+                _log.warning("%s", error)
+                Mosaic(mosaic.path, writable=True).reset(error.tiles)
+            mosaic = _infer(job, options, progress, paints=False)
+        return mosaic, *rules.find(mosaic)
+
+
+def _unchanged(job: Job, mosaic: Mosaic) -> str:
+    """Return the hash of the slide; MosaicError if the mosaic was made from another file."""
+    known = mosaic.about.get("identity", {}).get("slide_sha256", job.slide.sha256)
+    if known != job.slide.sha256:
+        raise MosaicError(
+            f"{mosaic.path} was made from another file than {job.slide.path} is now; "
+            "score the slide itself, into another folder"
+        )
+    return job.slide.sha256
 
 
 def _with_chosen(own: Rules, model: str, chosen: Mapping[str, float]) -> Rules:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -14,6 +15,7 @@ from scipy.sparse import csr_array
 
 from wsiscore.errors import ResolutionError
 from wsiscore.regions import Region
+from wsiscore.slide.content import sha256_of
 from wsiscore.slide.readers.base import Pixels
 from wsiscore.slide.readers.registry import open_reader
 
@@ -46,7 +48,7 @@ class Slide:
     Attributes
     ----------
     path
-        Where it is.
+        Its file.
     width_px, height_px
         Size of level 0.
     mpp
@@ -56,7 +58,7 @@ class Slide:
     origin_px
         Our top left in the scanner's own level-0 pixels; (0, 0) unless the format crops to what was scanned.
     virtual
-        The model that painted this slide, and from which; None for a real one.
+        The model that made this virtual stain, and from which slide; None for a stained one.
     format
         Short name for people: ``Aperio``, ``OME-TIFF``, ``JPEG``.
     properties
@@ -92,7 +94,7 @@ class Slide:
         Parameters
         ----------
         region
-            May reach beyond the slide or lie outside.
+            May lie partly or wholly outside the slide.
 
         Returns
         -------
@@ -124,8 +126,13 @@ class Slide:
         """Return the whole slide, (h, w, 3) RGB in 0..255, at the scale of ``overview(max_px)``."""
         return self.read(self.overview(max_px))
 
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the content of all its files, as `wsiscore.slide.content.sha256_of`; read once."""
+        return sha256_of(self._source.files())
+
     def close(self) -> None:
-        """Give back the file; the slide cannot be read any more."""
+        """Close the file; the slide cannot be read any more."""
         self._source.close()
 
     def __enter__(self) -> Self:
@@ -148,8 +155,8 @@ class Slide:
         size = self._source.levels[level]
         extent = (self.width_px / size.downsample, self.height_px / size.downsample)
         whole = max(1, round(step))
-        reach = max(abs(x), abs(y), abs(x + width), abs(y + height))
-        if extent[0] == size.width and extent[1] == size.height and abs(step - whole) * reach < _DRIFT_PX:
+        farthest = max(abs(x), abs(y), abs(x + width), abs(y + height))
+        if extent[0] == size.width and extent[1] == size.height and abs(step - whole) * farthest < _DRIFT_PX:
             pixels = self._level_pixels(level, x * whole, y * whole, width * whole, height * whole)
             out[:] = pixels if whole == 1 else cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
             return
@@ -179,21 +186,21 @@ class Slide:
         return out
 
 
-def _resolution(path: Path, given: float | None, told: tuple[float, float] | None) -> float:
+def _resolution(path: Path, given: float | None, stated: tuple[float, float] | None) -> float:
     """Return the one number to believe; ResolutionError if there is none."""
     low, high = _PLAUSIBLE_MPP
     if given is not None:
         if low <= given <= high:
             return given
         raise ResolutionError(f"{path} cannot have --mpp {given}; wanted {low} to {high} µm/px")
-    if told is None or not all(low <= value <= high for value in told):
+    if stated is None or not all(low <= value <= high for value in stated):
         raise ResolutionError(f"{path} does not say how many µm a pixel is; give it with --mpp")
-    if abs(told[0] - told[1]) > _ANISOTROPY * min(told):
+    if abs(stated[0] - stated[1]) > _ANISOTROPY * min(stated):
         raise ResolutionError(
-            f"{path} has pixels {told[0]:.4g} µm wide and {told[1]:.4g} µm high; "
+            f"{path} has pixels {stated[0]:.4g} µm wide and {stated[1]:.4g} µm high; "
             "wanted square pixels, or give the resolution with --mpp"
         )
-    return (told[0] + told[1]) / 2
+    return (stated[0] + stated[1]) / 2
 
 
 class _Axis(NamedTuple):

@@ -13,7 +13,7 @@ from skimage.color import hed2rgb, rgb2hed
 
 from wsiscore.cells.find import find_cells
 from wsiscore.inference import infer
-from wsiscore.models.contract import Generator
+from wsiscore.models.store import Model
 from wsiscore.regions import Roi
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import Stain, optical_density
@@ -35,7 +35,7 @@ Pixels = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
 
 
-def count_nuclei(path: Path, mpp: float | None, finder: Generator) -> tuple[int, float]:
+def count_nuclei(path: Path, mpp: float | None, finder: Model) -> tuple[int, float]:
     """Count the nuclei of a picture, as `wsiscore score` does with its whole area as the region.
 
     Parameters

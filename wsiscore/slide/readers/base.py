@@ -111,6 +111,10 @@ class Reader(ABC):
             If it cannot be decoded; other places can still be read.
         """
 
+    def files(self) -> list[Path]:
+        """Return every file the slide consists of, the opened one first."""
+        return [self.path]
+
     def close(self) -> None:  # noqa: B027 - most readers hold no file open
         """Close the file, if one is open."""
 

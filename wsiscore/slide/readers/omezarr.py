@@ -61,6 +61,11 @@ class OmeZarrReader(Reader):
         self.virtual = _painted_by(own) if own else None
         self.properties = {"vendor": "wsiscore" if own else "OME-Zarr"}
 
+    def files(self) -> list[Path]:
+        """Return every file of the image: its metadata first, then the chunks by name."""
+        first = self.path / ("zarr.json" if (self.path / "zarr.json").is_file() else ".zattrs")
+        return [first, *sorted(file for file in self.path.rglob("*") if file.is_file() and file != first)]
+
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Return (height, width, 3) RGB of a rectangle inside a level."""
         try:

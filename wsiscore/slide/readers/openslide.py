@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import openslide
@@ -12,6 +14,8 @@ from wsiscore.slide.readers.base import Level, Pixels, Reader, downsample, on_wh
 
 __all__ = ["OpenSlideReader"]
 
+_HEAD_BYTES = 1 << 16  # of a DICOM file, enough for the identifier of its series
+_INDEX_BYTES = 1 << 20  # of a VMS file, which names the files it consists of
 _VENDORS = {"mirax": "MIRAX", "dicom": "DICOM", "philips-tiff": "Philips TIFF"}
 
 
@@ -76,6 +80,26 @@ class OpenSlideReader(Reader):
             self._slide = fresh
         return on_white(picture)
 
+    def files(self) -> list[Path]:
+        """Return every file of the slide: MIRAX and Hamamatsu VMS have several, and so may a DICOM series."""
+        others: Iterable[Path] = ()
+        if self.vendor == "mirax":
+            others = (file for file in self.path.with_suffix("").rglob("*") if file.is_file())
+        elif self.vendor == "dicom":
+            series = self._slide.properties.get("dicom.SeriesInstanceUID", "").encode()
+            others = (file for file in self.path.parent.iterdir() if file.is_file() and _is_of_series(file, series))
+        elif self.vendor == "hamamatsu":
+            named = self.path.read_bytes()[:_INDEX_BYTES] if self.path.suffix.lower() in (".vms", ".vmu") else b""
+            others = (file for file in self.path.parent.iterdir() if file.is_file() and os.fsencode(file.name) in named)
+        return [self.path, *sorted(set(others) - {self.path})]
+
     def close(self) -> None:
         """Close the file."""
         self._slide.close()
+
+
+def _is_of_series(path: Path, series: bytes) -> bool:
+    """Tell whether a file is DICOM and of this series."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return head[128:132] == b"DICM" and series in head
