@@ -23,6 +23,7 @@ FLOORS = [
     ["training", "report", "evaluation"],
     ["pipeline"],
     ["cli"],
+    ["__main__"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from wsiscore.errors import OutputError
 
-__all__ = ["locked", "remove_parts", "replacing", "stem"]
+__all__ = ["locked", "one_line", "remove_parts", "replacing", "stem"]
 
 _COMPOUND = (".ome.tif", ".ome.tiff", ".ome.zarr", ".truth.csv", ".geojson.gz")
 _LOCK = ".lock"
@@ -89,6 +89,12 @@ def remove_parts(folder: Path) -> None:
     for part in folder.glob(f".*{_PART}"):
         with suppress(OSError):
             part.unlink()
+
+
+def one_line(text: str) -> str:
+    r"""Return a text on one line: tabs and line ends as ``\t`` and ``\n``, bytes that are no text as their escapes."""
+    text = text.replace("\t", "\\t").replace("\r", "\\r").replace("\n", "\\n")
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def stem(path: Path) -> str:

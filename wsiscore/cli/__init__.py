@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
+import os
+import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -27,7 +31,7 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
-    """Loads a command when it is asked for, and turns our own errors, and only those, into one line."""
+    """Loads a command when it is asked for, and turns errors that a user can correct into one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -44,9 +48,17 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
         except WsiscoreError as error:
             raise click.ClickException(" ".join(str(error).split())) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # click ends quietly
+                raise
+            with suppress(OSError):  # what is still buffered cannot be written either
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.ClickException(f"cannot write to standard output: {error.strerror or error}") from error
+        return result
 
 
 @click.group(
@@ -58,7 +70,7 @@ class _Commands(click.Group):
 def main() -> None:
     """Turn immunohistochemistry slides into a Ki67 index that can be trusted and checked.
 
-    Results go to standard output, one line a slide; talk and progress to standard error. "-" reads paths from
+    Results go to standard output, one line a slide; messages and progress to standard error. "-" reads paths from
     standard input. Exit status 0: all done; 1: some slide failed; 2: wrong usage. For research use only.
     """
     logging.basicConfig(format="wsiscore: %(message)s", level=logging.WARNING)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +14,34 @@ import click
 
 from wsiscore.cells.rules import rule_fields, rule_flag
 from wsiscore.errors import WsiscoreError
+from wsiscore.files import one_line
 
-__all__ = ["TILE_SIZES", "device", "each", "inputs", "mpp", "of_model", "of_rules", "of_slides", "paths_of"]
+__all__ = [
+    "TILE_SIZES",
+    "FiniteRange",
+    "device",
+    "each",
+    "inputs",
+    "mpp",
+    "of_model",
+    "of_rules",
+    "of_slides",
+    "paths_of",
+]
 
 Command = Callable[..., Any]
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range: neither infinite nor nan."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; click's usage error if it is none, not finite or outside the range."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
 
 TILE_SIZES = click.Choice([256, 512, 1024])
 
@@ -23,7 +49,7 @@ inputs = click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 mpp = click.option(
     "--mpp",
     metavar="M",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="Resolution of the slides, µm/px, where a file does not say.",
 )
 device = click.option(
@@ -100,7 +126,7 @@ def _rule_option(name: str, about: Mapping[str, Any]) -> Callable[[Command], Com
     return click.option(
         rule_flag(name),
         name,
-        type=click.FloatRange(about["least"], most, min_open=about["above"]),
+        type=FiniteRange(about["least"], most, min_open=about["above"]),
         help=f"{about['text']}{unit}; by default the model's.",
     )
 
@@ -125,20 +151,28 @@ def paths_of(inputs: Sequence[str], roi: Path | None = None) -> Iterator[Path]:
 def _paths(inputs: Sequence[str]) -> Iterator[Path]:
     for given in inputs:
         if given == "-":
-            yield from (Path(line) for read in sys.stdin if (line := read.rstrip("\r\n")))
+            lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+            yield from (Path(os.fsdecode(line)) for line in lines if line)
         else:
             yield Path(given)
 
 
-def each(paths: Iterator[Path], work: Callable[[Path], Any]) -> None:
-    """Print what `work` gives for each path; one that fails is told on standard error and turns the exit status 1."""
+def each(paths: Iterator[Path], work: Callable[[Path], Path | str]) -> None:
+    """Print what `work` gives for each path; one that fails is a line on standard error, and exit status 1."""
     failed = False
     for path in paths:
         try:
-            click.echo(work(path))
+            result = work(path)
         except WsiscoreError as error:
-            failed = True
-            click.echo(f"Error: {' '.join(str(error).split())}", err=True)
-        sys.stdout.flush()
+            reason = " ".join(str(error).split())
+        except Exception as error:
+            logging.getLogger("wsiscore").exception("%s: unexpected error", one_line(str(path)))
+            reason = f"{one_line(str(path))}: {type(error).__name__}: {error}"
+        else:
+            click.echo(os.fsencode(result) if isinstance(result, Path) else result)
+            sys.stdout.flush()
+            continue
+        failed = True
+        click.echo(f"Error: {one_line(reason)}", err=True)
     if failed:
         raise SystemExit(1)

@@ -28,7 +28,7 @@ __all__ = ["score"]
 @options.of_model
 @click.option(
     "--cutoff",
-    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    type=options.FiniteRange(0, 100, min_open=True, max_open=True),
     default=CUTOFF,
     show_default=True,
     help="Index at and above which a slide is called high, %.",

@@ -18,7 +18,7 @@ __all__ = ["tile"]
 @click.option(
     "--at",
     "tile_mpp",
-    type=click.FloatRange(0, min_open=True),
+    type=options.FiniteRange(0, min_open=True),
     default=0.5,
     show_default=True,
     help="Resolution of the tiles, µm/px.",
@@ -34,7 +34,7 @@ __all__ = ["tile"]
 )
 @click.option(
     "--min-coverage",
-    type=click.FloatRange(0, 1),
+    type=options.FiniteRange(0, 1),
     default=0.0,
     show_default=True,
     help="Smallest fraction of a tile's core inside the regions; at 0 every tile that one touches.",
