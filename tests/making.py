@@ -42,6 +42,8 @@ def mosaic_of(
 ) -> Mosaic:
     """Write (4, H, W) maps as a finished mosaic of cell centres; leave out the first `skip` tiles."""
     about = {"output": "centers", "rules": {"threshold": 0.5, "radius_um": radius_um}, "model": {"name": "test"}}
+    if not maps[1:3].any():  # a maximum without any class evidence is no cell
+        maps = np.concatenate([maps[:2], np.ones_like(maps[:1]), maps[3:]])
     mosaic = _mosaic(path, maps.shape[1:], core_px, mpp, ("center", "positive", "negative", "dab_od"), about)
     fill(mosaic, maps, list(mosaic.grid)[skip:])
     return mosaic

@@ -151,3 +151,11 @@ def test_an_unfinished_mosaic_is_not_scored(tmp_path: Path) -> None:
 def test_columns_have_one_length() -> None:
     with pytest.raises(ValueError, match="differ in length"):
         Cells(*(np.zeros(n) for n in (1, 1, 1, 1, 1)), np.zeros(2, np.int64))
+
+
+def test_a_maximum_without_class_evidence_is_no_cell(tmp_path: Path) -> None:
+    maps = np.zeros((4, 40, 40))
+    maps[0, 10, 10] = maps[0, 30, 30] = 0.9
+    maps[1, 30, 30] = 0.2
+    cells = find_cells(mosaic_of(tmp_path / "m.zarr", maps, 32))
+    assert (list(cells.x_um), list(cells.positive)) == ([15.25], [True])

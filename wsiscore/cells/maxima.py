@@ -1,8 +1,9 @@
 """Cells as local maxima of a map of cell centres, the same whatever blocks it is read in.
 
 A cell is a pixel, or a plateau of touching pixels, that is above the threshold and highest in the square of ±radius
-around it (Molnar et al., IHCScoreGAN, eq. 8). Each block is read with a margin of the radius and keeps only the maxima
-in its own core; a plateau that lies in several blocks is joined again by its pixels at the blocks' edges.
+around it (Molnar et al., IHCScoreGAN, eq. 8). A maximum where both class maps are 0 is none. Each block is read with a
+margin of the radius and keeps only the maxima in its own core; a plateau that lies in several blocks is joined again
+by its pixels at the blocks' edges.
 """
 
 from __future__ import annotations
@@ -153,11 +154,12 @@ def _to_cells(maxima: _Maxima, mpp: float, radius_px: int) -> Cells:
     center, positive, negative, dab_od = maxima.values / np.maximum(maxima.n, 1)
     x, y = maxima.x / np.maximum(maxima.n, 1), maxima.y / np.maximum(maxima.n, 1)
     both = positive + negative
-    positivity = np.divide(positive, both, out=np.full_like(both, 0.5), where=both > 0)
+    positivity = np.divide(positive, both, out=np.zeros_like(both), where=both > 0)
     nowhere = np.full(len(x), NO_ROI, np.int64)
     cells = Cells((x + 0.5) * mpp, (y + 0.5) * mpp, center, positivity, dab_od, nowhere)
     order = np.lexsort((x, y))
-    return cells.select(order[_first_of_equals(x[order], y[order], center[order], radius_px)])
+    order = order[_first_of_equals(x[order], y[order], center[order], radius_px)]
+    return cells.select(order[both[order] > 0])
 
 
 def _first_of_equals(x: Floats, y: Floats, height: Floats, radius_px: int) -> npt.NDArray[np.bool_]:

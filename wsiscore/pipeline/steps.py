@@ -255,6 +255,11 @@ def _warn(name: str, mosaic: Mosaic) -> None:
             name,
             100 * pink,
         )
+    if mosaic.about.get("polarity") == "unchecked":
+        _log.warning(
+            "%s: nobody has checked which of the model's classes is the stained one; the index may be 100 %% minus this",
+            name,
+        )
     if unread := int((mosaic.states() == TileState.UNREADABLE).sum()):
         _log.warning("%s: %d tiles could not be read; counts and area leave them out", name, unread)
 
