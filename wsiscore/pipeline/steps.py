@@ -257,7 +257,7 @@ def _warn(name: str, mosaic: Mosaic) -> None:
         )
     if mosaic.about.get("polarity") == "unchecked":
         _log.warning(
-            "%s: nobody has checked which of the model's classes is the stained one; the index may be 100 %% minus this",
+            "%s: nobody has checked which class of the model is the stained one; the index may be 100 %% minus this",
             name,
         )
     if unread := int((mosaic.states() == TileState.UNREADABLE).sum()):
