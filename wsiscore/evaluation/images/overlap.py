@@ -186,16 +186,16 @@ def aji(found: Labels, true: Labels) -> float:
     found, true = _in_reading_order(found), _in_reading_order(true)
     area_found, area_true = np.bincount(found.ravel()), np.bincount(true.ravel())
     touching = (found > 0) & (true > 0)
-    pairs, shared = np.unique(true[touching] * len(area_found) + found[touching], return_counts=True)
+    pairs, common = np.unique(true[touching] * len(area_found) + found[touching], return_counts=True)
     of_true, of_found = np.divmod(pairs, len(area_found))
-    union = area_true[of_true] + area_found[of_found] - shared
-    order = np.lexsort((of_found, -shared, -shared / union, of_true))
+    union = area_true[of_true] + area_found[of_found] - common
+    order = np.lexsort((of_found, -common, -common / union, of_true))
     taken, best = np.unique(of_true[order], return_index=True)
     best = order[best]
     missed = area_true[1:].sum() - area_true[taken].sum()
     unused = area_found[1:].sum() - area_found[np.unique(of_found[best])].sum()
     whole = union[best].sum() + missed + unused
-    return float(shared[best].sum() / whole) if whole else math.nan
+    return float(common[best].sum() / whole) if whole else math.nan
 
 
 def _in_reading_order(labels: Labels) -> Labels:
