@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from wsiscore.synthetic.appearance import Look
+from wsiscore.synthetic.appearance import Appearance
 from wsiscore.synthetic.field import render_field
 
 Picture = npt.NDArray[np.uint8]
@@ -65,8 +65,8 @@ def main() -> None:
             files, mpp = sources[(row * COLUMNS + column) % len(sources)]
             tiles.append(real_tile(rng, files[rng.integers(len(files))], mpp, options.mpp))
         for _ in range(COLUMNS):
-            look, index = Look.random(rng, options.difficulty), 100 * rng.beta(0.7, 2.0)
-            tiles.append(render_field(rng, SIDE_PX, SIDE_PX, options.mpp, look=look, index=index).rgb)
+            appearance, index = Appearance.random(rng, options.difficulty), 100 * rng.beta(0.7, 2.0)
+            tiles.append(render_field(rng, SIDE_PX, SIDE_PX, options.mpp, appearance=appearance, index=index).rgb)
         tiles.insert(COLUMNS, np.zeros((SIDE_PX, 8, 3), np.uint8))
         rows.append(np.hstack(tiles))
     cv2.imwrite(str(options.sheet), np.ascontiguousarray(np.vstack(rows)[..., ::-1]))

@@ -18,7 +18,7 @@ from wsiscore.models.store import import_published, load_model
 from wsiscore.networks.generator import fresh, read_checkpoint
 from wsiscore.networks.stain_losses import closed, dark, nuclei_count, soft_mask
 from wsiscore.networks.vit import VisionTransformer
-from wsiscore.synthetic.appearance import Look
+from wsiscore.synthetic.appearance import Appearance
 from wsiscore.synthetic.field import render_field
 
 SMALL = Config(width=4, encoder_width=16, depth=4, heads=2, judge_width=4, blocks=1)
@@ -232,7 +232,7 @@ def test_what_is_no_encoder_is_refused_in_one_line(transformer, tmp_path):
 
 def field(index, seed=3):
     rng = np.random.default_rng(seed)
-    return render_field(rng, 320, 320, 0.5, look=Look.random(rng, 0.15), index=index)
+    return render_field(rng, 320, 320, 0.5, appearance=Appearance.random(rng, 0.15), index=index)
 
 
 def unit(rgb):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import statistics
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -10,12 +11,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from wsiscore.cli import main
 from wsiscore.errors import TruthError
 from wsiscore.evaluation import evaluate_cases
 from wsiscore.evaluation.cohort.agreement import Confusion, auc, confusion, differences, icc, roc
-from wsiscore.evaluation.cohort.cases import read_cases
+from wsiscore.evaluation.cohort.cases import read_scored_cases
 from wsiscore.report.tables import HEADER, error_row, write_scores_csv
 
 percents = st.integers(0, 400).map(lambda quarter: quarter / 4)
@@ -43,10 +45,10 @@ def test_the_relaxation_table_is_the_one_on_paper():
     }
     found = {within: confusion(FOUND, CLINICAL, 20, within) for within in wanted}
     assert found == wanted
-    shares = [(c.precision, c.recall, c.accuracy, c.f1) for c in (found[0], found[1], found[5])]
-    assert shares[0] == pytest.approx((1 / 3, 1 / 3, 1 / 3, 1 / 3))
-    assert shares[1] == pytest.approx((1 / 2, 2 / 3, 1 / 2, 4 / 7))
-    assert shares[2] == pytest.approx((3 / 4, 1, 5 / 6, 6 / 7))
+    fractions = [(c.precision, c.recall, c.accuracy, c.f1) for c in (found[0], found[1], found[5])]
+    assert fractions[0] == pytest.approx((1 / 3, 1 / 3, 1 / 3, 1 / 3))
+    assert fractions[1] == pytest.approx((1 / 2, 2 / 3, 1 / 2, 4 / 7))
+    assert fractions[2] == pytest.approx((3 / 4, 1, 5 / 6, 6 / 7))
 
 
 def test_bias_and_limits_are_those_on_paper():
@@ -67,14 +69,14 @@ def test_the_roc_curve_is_the_one_on_paper():
 
 
 def test_the_intraclass_correlation_is_the_published_one():
-    # Shrout and Fleiss (1979), table 2: six targets, four judges; their ICC(2,1) is .29.
+    # Shrout and Fleiss (1979), table 2: six targets, four raters; their ICC(2,1) is .29.
     # MSB 11.24, MSJ 32.49, MSE 1.02: (11.24 − 1.02)/(11.24 + 3·1.02 + 4·(32.49 − 1.02)/6) = 10.22/35.28.
-    judged = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
-    assert icc(np.array(judged, np.float64)) == pytest.approx(0.2898, abs=5e-5)
+    ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+    assert icc(np.array(ratings, np.float64)) == pytest.approx(0.2898, abs=5e-5)
 
 
 @given(cohorts)
-def test_what_is_identical_agrees_wholly(cohort):
+def test_identical_values_agree_completely(cohort):
     _, clinical = cohort
     calls = confusion(clinical, clinical, 20)
     assert calls.fp == calls.fn == 0
@@ -110,7 +112,27 @@ def test_auc_is_the_chance_of_the_right_order(cohort):
 
 
 @given(cohorts)
-def test_agreement_does_not_ask_which_came_first(cohort):
+def test_auc_is_that_of_the_mann_whitney_statistic(cohort):
+    index, clinical = cohort
+    label = clinical >= 20
+    if label.any() and not label.all():
+        _, fpr, tpr = roc(index, label)
+        statistic = stats.mannwhitneyu(index[label], index[~label], method="asymptotic").statistic
+        assert auc(fpr, tpr) == pytest.approx(statistic / (label.sum() * (~label).sum()))
+
+
+@given(cohorts)
+def test_limits_of_agreement_are_those_of_the_standard_library(cohort):
+    index, clinical = cohort
+    errors, limits = (index - clinical).tolist(), differences(index, clinical)
+    assert limits.bias == pytest.approx(statistics.fmean(errors))
+    if len(errors) > 1:
+        half = 1.96 * statistics.stdev(errors)
+        assert (limits.high - limits.bias, limits.bias - limits.low) == pytest.approx((half, half), abs=1e-9)
+
+
+@given(cohorts)
+def test_agreement_is_symmetric(cohort):
     one, other = cohort
     assert icc(np.column_stack([one, other])) == pytest.approx(icc(np.column_stack([other, one])), nan_ok=True)
     there, back = differences(one, other), differences(other, one)
@@ -149,15 +171,15 @@ def cohort(tmp_path):
     return tmp_path
 
 
-def test_slides_of_a_case_are_pooled_and_unscored_ones_are_told(cohort, caplog):
-    cases = read_cases(cohort / "scores.csv", cohort / "clinical.csv")
+def test_slides_of_a_case_add_up_and_unscored_ones_are_listed(cohort, caplog):
+    cases = read_scored_cases(cohort / "scores.csv", cohort / "clinical.csv")
     assert [case.name for case in cases] == list("abcdefgh")
     assert (cases[0].tally.n_positive, cases[0].tally.n_negative, cases[0].slides) == (20, 180, ("a0", "a1", "a2"))
     assert cases[0].failed == ("a2: no cells",)
     assert cases[6].failed == ("g: error: it is broken",)
     evaluate_cases(cohort / "scores.csv", cohort / "clinical.csv")
-    assert "want of a score (2): g, h" in caplog.text
-    assert "without all their slides (1): a" in caplog.text
+    assert "no score (2): g, h" in caplog.text
+    assert "some slides have no score (1): a" in caplog.text
 
 
 def test_the_command_prints_the_tables_and_writes_the_files(cohort):
@@ -188,7 +210,7 @@ def test_the_printed_table_of_scores_and_a_semicolon_do_as_well(tmp_path):
     lines = ["\t".join(HEADER), "\t".join(score_line("a", 30, 70)), "\t".join(score_line("b", 1, 99))]
     (tmp_path / "cohort.tsv").write_text("\n".join(lines) + "\n")
     (tmp_path / "clinical.csv").write_text("\ufeffcase;ki67\nb;2\na;20\n")
-    cases = read_cases(tmp_path / "cohort.tsv", tmp_path / "clinical.csv")
+    cases = read_scored_cases(tmp_path / "cohort.tsv", tmp_path / "clinical.csv")
     assert [(case.name, case.tally.ki67_index, case.clinical) for case in cases] == [("b", 1, 2), ("a", 30, 20)]
 
 
@@ -206,7 +228,7 @@ def test_the_cutoff_itself_is_high(tmp_path):
         ("slide,ki67\na,1\nb,2\n", {"auc", "precision", "recall", "f1"}),
     ],
 )
-def test_what_cannot_be_said_is_nan(tmp_path, clinical, undefined):
+def test_undefined_measures_are_nan(tmp_path, clinical, undefined):
     write_scores_csv(tmp_path / "scores.csv", [score_line("a", 1, 9), score_line("b", 1, 8)])
     (tmp_path / "clinical.csv").write_text(clinical)
     summary = dict(evaluate_cases(tmp_path / "scores.csv", tmp_path / "clinical.csv", out=tmp_path / "e")[0])
@@ -222,11 +244,11 @@ def test_a_cohort_without_any_score_is_no_crash(tmp_path):
     assert ElementTree.fromstring((tmp_path / "e" / "cases.svg").read_text()) is not None
 
 
-def test_fractions_for_percents_are_told(tmp_path, caplog):
+def test_fractions_for_percents_are_a_warning(tmp_path, caplog):
     write_scores_csv(tmp_path / "scores.csv", [score_line("a", 1, 4)])
     (tmp_path / "clinical.csv").write_text("slide,ki67\na,0.2\n")
-    read_cases(tmp_path / "scores.csv", tmp_path / "clinical.csv")
-    assert "wanted are percent" in caplog.text
+    read_scored_cases(tmp_path / "scores.csv", tmp_path / "clinical.csv")
+    assert "wanted percent" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -235,7 +257,7 @@ def test_fractions_for_percents_are_told(tmp_path, caplog):
         (b"", "has no rows"),
         (b"slide,ki67\n", "has no rows"),
         (b"slide,index\na,3\n", "lacks ki67; it has the columns slide, index"),
-        (b"name,ki67\na,3\n", "neither slide nor case"),
+        (b"name,ki67\na,3\n", "neither a column slide nor case"),
         (b"slide,ki67\na,<5\nb,3\n", "line 2: ki67 is '<5'"),
         (b"slide,ki67\na,\nb,3\n", "line 2: ki67 is ''"),
         (b"slide,ki67\na,101\nb,3\n", "line 2: ki67 is '101'"),
@@ -267,4 +289,4 @@ def test_bad_scores_are_clear_too(tmp_path):
     ):
         write_scores_csv(tmp_path / "scores.csv", rows)
         with pytest.raises(TruthError, match=says):
-            read_cases(tmp_path / "scores.csv", tmp_path / "clinical.csv")
+            read_scored_cases(tmp_path / "scores.csv", tmp_path / "clinical.csv")

@@ -19,12 +19,11 @@ from wsiscore.evaluation import Kind
 from wsiscore.evaluation.images.evaluate import evaluate_masks
 from wsiscore.evaluation.images.overlap import (
     OVERLAPS,
-    Nuclei,
+    NucleusMasks,
     aji,
     compare_nuclei,
-    from_colours,
     overlaps,
-    read_nuclei,
+    read_nucleus_masks,
 )
 from wsiscore.mosaic import Mosaic
 from wsiscore.tiles import TileGrid, TileList
@@ -106,8 +105,8 @@ def test_a_wrong_class_is_false_in_both():
     # DeepLIIF's example: a positive nucleus of 4 px found as negative is 4 FP of the negative class and 4 FN of the
     # positive class. With a negative one of 4 px found whole: negative TP 4, FP 4: Dice 8/12; positive 0; mean 1/3.
     # Index: 1 of 2 true, 0 of 2 found: 50 points apart.
-    true = Nuclei(line((0, 3)), line((8, 11)))
-    found = Nuclei(line(), line((0, 3), (8, 11)))
+    true = NucleusMasks(line((0, 3)), line((8, 11)))
+    found = NucleusMasks(line(), line((0, 3), (8, 11)))
     measures = compare_nuclei(found, true)
     assert measures["positive_dice"] == 0
     assert measures["negative_dice"] == pytest.approx(2 / 3)
@@ -117,8 +116,8 @@ def test_a_wrong_class_is_false_in_both():
 
 
 def test_without_classes_all_nuclei_count_together():
-    true = Nuclei(line((0, 3), (8, 11)), line(), classed=False)
-    found = Nuclei(line((0, 3)), line((8, 11)))
+    true = NucleusMasks(line((0, 3), (8, 11)), line(), classed=False)
+    found = NucleusMasks(line((0, 3)), line((8, 11)))
     measures = compare_nuclei(found, true)
     assert [measures[name] for name in OVERLAPS] == [1, 1, 1, 1]
     assert math.isnan(measures["positive_dice"])
@@ -126,7 +125,7 @@ def test_without_classes_all_nuclei_count_together():
 
 
 def test_a_class_that_is_nowhere_is_left_out_of_the_mean():
-    measures = compare_nuclei(Nuclei(line(), line((0, 3))), Nuclei(line(), line((0, 1))))
+    measures = compare_nuclei(NucleusMasks(line(), line((0, 3))), NucleusMasks(line(), line((0, 1))))
     assert math.isnan(measures["positive_dice"])
     assert measures["dice"] == measures["negative_dice"] == pytest.approx(2 / 3)
 
@@ -146,7 +145,7 @@ def drawn():
 
 
 def test_nuclei_of_a_coloured_mask():
-    nuclei = from_colours(drawn())
+    nuclei = NucleusMasks.of_classes(drawn())
     assert (nuclei.tally.n_positive, nuclei.tally.n_negative) == (1, 2)
     assert nuclei.positive[20, 20] > 0  # the hole is filled
     assert nuclei.positive[6, 71] == 0  # the speck is gone
@@ -275,4 +274,4 @@ def test_published_masks_reach_about_what_the_paper_says(shared, tmp_path):
 
 def test_true_masks_of_one_file_are_read(tmp_path):
     write_png(tmp_path / "a.png", drawn())
-    assert read_nuclei(tmp_path / "a.png", {}).tally.n == 3
+    assert read_nucleus_masks(tmp_path / "a.png", {}).tally.n == 3

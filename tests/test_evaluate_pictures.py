@@ -21,7 +21,7 @@ from wsiscore.cli import main
 from wsiscore.errors import TruthError
 from wsiscore.evaluation.images import pairs as pictures
 from wsiscore.evaluation.images.evaluate import MEASURES, evaluate_images, evaluate_stain
-from wsiscore.evaluation.images.pairs import find_pairs
+from wsiscore.evaluation.images.pairs import find_picture_pairs
 from wsiscore.evaluation.images.similarity import (
     compare_pictures,
     dists,
@@ -271,11 +271,11 @@ def test_stems_make_pairs_whatever_the_ending(tmp_path, caplog):
     for name in ("a/x.ome.tif", "a/y.z.png", "a/only.jpg", "b/x.png", "b/y.z.TIF", "b/notes.txt", "b/lost.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [pair.stem for pair in find_pairs(tmp_path / "a", tmp_path / "b")] == ["x", "y.z"]
+    assert [pair.stem for pair in find_picture_pairs(tmp_path / "a", tmp_path / "b")] == ["x", "y.z"]
     assert "only" in caplog.text
     assert "lost" in caplog.text
     one, other = tmp_path / "a" / "only.jpg", tmp_path / "b" / "lost.png"
-    assert [pair[1:] for pair in find_pairs(one, other)] == [(one, other)]
+    assert [pair[1:] for pair in find_picture_pairs(one, other)] == [(one, other)]
 
 
 def spoil(folders, name, monkeypatch):
@@ -327,23 +327,23 @@ def spoil(folders, name, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("sizes", "13 × 16 px; wanted the same place"),
-        ("stems", "have no stem in common: there p0, p1, p2; here q0, q1, q2"),
+        ("sizes", "13 × 16 px; wanted the same area"),
+        ("stems", "have no stem in common: found p0, p1, p2, and q0, q1, q2"),
         ("empty", "holds no picture"),
-        ("missing", "is not there"),
+        ("missing", "does not exist"),
         ("twice", "are both of p1"),
         ("broken", "broken picture"),
-        ("large", "p0.png is 12 × 16 px, too large for one piece"),
+        ("large", "p0.png is 12 × 16 px, too large to be measured whole"),
         ("small", "too small for SSIM"),
         ("no network", "fid need a feature network; give a TorchScript file with --features"),
-        ("no such file", "is not there"),
+        ("no such file", "does not exist"),
         ("not a network", "is no feature network"),
         ("plain weights", "is no feature network"),
         ("no maps", "PHV and DISTS need maps"),
         ("wrong weights", "has 5 alpha and 5 beta for DISTS; wanted 7 each"),
         ("too deep", "cannot run on a picture of 2 × 2 px"),
         ("cube", "wanted (1, C, h, w) or (1, D)"),
-        ("nan", "no numbers"),
+        ("nan", "not finite"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(folders, name, says, monkeypatch):
@@ -469,5 +469,5 @@ def test_cuts_that_are_none_are_a_usage_error(cuts):
 
 
 def test_no_pairs_is_an_error_of_ours(tmp_path):
-    with pytest.raises(TruthError, match="is not there"):
-        find_pairs(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(TruthError, match="does not exist"):
+        find_picture_pairs(tmp_path / "a", tmp_path / "b")

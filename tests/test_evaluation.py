@@ -23,9 +23,11 @@ from wsiscore.cli import main
 from wsiscore.errors import OutputError, TruthError, WsiscoreError
 from wsiscore.evaluation import Kind, TrueCells, evaluate_cells
 from wsiscore.evaluation.detection import matching, points
-from wsiscore.evaluation.detection.files import FoundCells, find_predicted, read_found, read_truth
+from wsiscore.evaluation.detection.calibration import Calibration
+from wsiscore.evaluation.detection.files import FoundCells, find_predicted, read_found, read_true_cells, slide_of
 from wsiscore.evaluation.detection.matching import match
 from wsiscore.evaluation.detection.measures import Detection, cell_rows, compare_cells, summarise_cells
+from wsiscore.evaluation.detection.rois import inside_regions
 from wsiscore.regions import Roi
 from wsiscore.report.tables import write_cells_table
 from wsiscore.synthetic.slides import Truth
@@ -59,7 +61,7 @@ def test_matching_is_one_to_one_and_never_beyond_the_radius(predicted, true, rad
 
 
 @given(clouds, clouds, st.sampled_from([0.5, 2, 6]))
-def test_piece_by_piece_is_as_good_as_all_at_once(predicted, true, radius):
+def test_matching_by_component_is_optimal(predicted, true, radius):
     first, second = match(predicted, true, radius)
     distance = np.hypot(*(predicted[:, None] - true[None]).transpose(2, 0, 1))
     cost = np.where(distance <= radius, distance, 1e6)
@@ -87,7 +89,7 @@ def test_the_radius_itself_and_no_distance_at_all_are_matched():
     assert len(match(np.array([[1.0, 1], [1, 1]]), np.array([[1.0, 1], [1, 1]]), 6)[0]) == 2
 
 
-def test_a_radius_that_ties_everything_together_is_refused(monkeypatch):
+def test_a_radius_that_connects_too_many_cells_is_an_error(monkeypatch):
     monkeypatch.setattr(matching, "_LARGEST", 8)
     with pytest.raises(TruthError, match="choose a --radius"):
         match(np.zeros((3, 2)), np.zeros((3, 2)), 6)
@@ -246,7 +248,7 @@ def test_cells_as_score_writes_them_are_read_back(found, tmp_path_factory):
         assert (back.positive == found.positive).all()
 
 
-def test_tables_are_found_by_folder_and_failed_slides_are_told(tmp_path):
+def test_tables_are_found_by_folder_and_failed_slides_are_listed(tmp_path):
     a = write_found(tmp_path / "out" / "a" / "cells.parquet", ONE[0])
     b = write_found(tmp_path / "out" / "b.1" / "cells.csv", TWO[0])
     (tmp_path / "out" / "failed").mkdir()
@@ -267,7 +269,7 @@ def test_tables_are_found_by_folder_and_failed_slides_are_told(tmp_path):
 
 
 def read_one(path, *, mpp=0.5, types=None, stem="a"):
-    truth, _ = read_truth(path, [stem], mpp=mpp, types=types or {})
+    truth, _ = read_true_cells(path, [stem], mpp=mpp, types=types or {})
     order = np.lexsort(truth[stem].xy_um.T[::-1])
     return truth[stem].xy_um[order].tolist(), truth[stem].kind[order].tolist()
 
@@ -334,7 +336,7 @@ def test_outlines_of_many_images_are_read_by_stem(tmp_path):
     ]
     (tmp_path / "outlines.json").write_text(json.dumps(entries))
     assert read_one(tmp_path / "outlines.json") == ([[1, 0.5], [6, 6]], [POS, POS])
-    truth, unused = read_truth(tmp_path / "outlines.json", ["b", "c"], mpp=1, types={})
+    truth, unused = read_true_cells(tmp_path / "outlines.json", ["b", "c"], mpp=1, types={})
     assert (list(truth), unused) == (["b"], ["a"])
 
 
@@ -376,7 +378,7 @@ def test_maps_of_instances_are_read(tmp_path):
     assert read_one(tmp_path) == (MIDDLES, [ANY, ANY])  # the drawn one wins over the pictures
 
 
-def test_maps_of_instances_with_types_are_read_as_told(tmp_path):
+def test_maps_of_instances_are_read_with_their_types(tmp_path):
     types = np.where(label_map() == 9, 2, 1)
     types[2, 4] = 7  # one pixel of eight does not decide
     np.save(tmp_path / "a.npy", {"inst_map": label_map(), "type_map": types}, allow_pickle=True)
@@ -445,7 +447,7 @@ BROKEN = {
         (b"\x1f\x8bnonsense", "not whole JSON"),
         (b'[{"x": 1, "y": 2, "label_id": 1}, {"x": 1, "label_id": 1}]', "cell no. 2 is malformed"),
         (b'[{"x": 1, "y": 2, "label_id": 4}]', "label_id 4; wanted 1 positive"),
-        (b'[{"x": 1e999, "y": 2, "label_id": 1}]', "no place"),
+        (b'[{"x": 1e999, "y": 2, "label_id": 1}]', "not a finite number"),
         (b'[{"image": "a.png", "positive": [[]], "negative": []}]', "cell no. 1 is malformed"),
         (b'[{"image": "a.png", "positive": 3, "negative": []}]', "cell no. 1 is malformed"),
     ],
@@ -456,7 +458,7 @@ BROKEN = {
         (b'{"type": "FeatureCollection"}', "JSON of another kind"),
     ],
     "a.csv": [
-        (b"x,y\n1,2\n", "wanted x_um, y_um and class"),
+        (b"x,y_um\n1,2\n", "wanted x_um, y_um and class, or x, y in pixels"),
         (b"x_um,y_um\n1,nan\n", "line 2: found"),
         (b"x_um,y_um\n1\n", "line 2: found"),
         (b"x_um,y_um,class\n1,2,red\n", "line 2: found 'red'"),
@@ -498,12 +500,12 @@ def test_broken_truth_is_one_clear_line(tmp_path, name, content, says):
 
 
 def test_truth_must_be_there_be_one_and_have_a_scale(tmp_path):
-    with pytest.raises(TruthError, match="not there"):
+    with pytest.raises(TruthError, match="does not exist"):
         read_one(tmp_path / "nowhere")
-    with pytest.raises(TruthError, match="no annotations that can be read"):
+    with pytest.raises(TruthError, match="no annotations of a known kind"):
         read_one(tmp_path)
     (tmp_path / "b.json").write_text("[]")
-    with pytest.raises(TruthError, match="none of a; it has it for b"):
+    with pytest.raises(TruthError, match="none of a: it has truth for b"):
         read_one(tmp_path)
     (tmp_path / "a.json").write_text("[]")
     with pytest.raises(TruthError, match="--mpp"):
@@ -516,9 +518,214 @@ def test_truth_must_be_there_be_one_and_have_a_scale(tmp_path):
 def test_one_file_serves_one_image_and_of_several_the_one_it_is_named_after(tmp_path):
     (tmp_path / "b.json").write_text("[]")
     assert read_one(tmp_path / "b.json", stem="a") == ([], [])
-    assert list(read_truth(tmp_path / "b.json", ["a", "b"], mpp=1, types={})[0]) == ["b"]
+    assert list(read_true_cells(tmp_path / "b.json", ["a", "b"], mpp=1, types={})[0]) == ["b"]
     with pytest.raises(TruthError, match="none of a, c"):
-        read_truth(tmp_path / "b.json", ["a", "c"], mpp=1, types={})
+        read_true_cells(tmp_path / "b.json", ["a", "c"], mpp=1, types={})
+
+
+def brown_picture(side=48):
+    """Return an IHC field: pale ground, brown and blue nuclei."""
+    rgb = np.full((side, side, 3), (235, 230, 228), np.uint8)
+    cv2.circle(rgb, (12, 12), 5, (120, 80, 50), -1)
+    cv2.circle(rgb, (32, 30), 5, (110, 120, 170), -1)
+    return rgb
+
+
+@pytest.mark.parametrize("name", ["a.geojson", "a.json", "a.truth.csv", "a.csv", "a.npy", "a.png"])
+def test_the_truth_of_an_ome_tiff_is_found_by_its_stem_beside_the_slide(tmp_path, name):
+    slide = tmp_path / "a.ome.tif"
+    tifffile.imwrite(slide, brown_picture(), photometric="rgb")
+    truth = tmp_path / name
+    if name.endswith("json"):
+        truth.write_text(json.dumps([feature(SQUARE, "Positive")]))
+    elif name.endswith("csv"):
+        truth.write_text("x_um,y_um,class\n6,6,positive\n")
+    elif name.endswith("npy"):
+        np.save(truth, label_map())
+    else:
+        cv2.imwrite(str(truth), label_map().astype(np.uint16))
+    found, unused = read_true_cells(tmp_path, ["a"], mpp=0.5, types={}, slides=[slide])
+    assert (len(found["a"].kind) > 0, unused) == (True, [])
+
+
+def test_the_slide_itself_is_never_the_truth(tmp_path):
+    slide = tmp_path / "slides" / "a.ome.tif"
+    table = write_found(tmp_path / "out" / "a" / "cells.parquet", ONE[0])
+    (table.parent / "run.json").write_text(json.dumps({"slide": {"path": str(slide)}}))
+    slide.parent.mkdir()
+    tifffile.imwrite(slide, np.tile(label_map(), (4, 4)).astype(np.uint16))  # the content alone does not tell
+    for truth, says in ((slide, "is the slide itself"), (slide.parent, r"a\.ome\.tif is the slide itself")):
+        with pytest.raises(TruthError, match=says) as caught:
+            evaluate_cells([tmp_path / "out"], truth, mpp=0.5)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("run", [None, "{", "[]", '{"slide": 3}', '{"slide": {"path": 3}}'])
+def test_a_slide_is_not_known_without_its_record(tmp_path, run):
+    table = write_found(tmp_path / "a" / "cells.parquet", ONE[0])
+    if run is not None:
+        (table.parent / "run.json").write_text(run)
+    assert slide_of(table) is None
+
+
+@pytest.mark.parametrize("kind", ["picture", "pyramid", "grey"])
+def test_the_picture_of_a_slide_is_no_mask(tmp_path, kind):
+    path, rng = tmp_path / "a.ome.tif", np.random.default_rng(0)
+    if kind == "grey":
+        tifffile.imwrite(path, rng.integers(1, 255, (64, 64), np.uint8))
+    elif kind == "picture":
+        tifffile.imwrite(path, brown_picture(), photometric="rgb")
+    else:
+        with tifffile.TiffWriter(path) as file:
+            file.write(brown_picture(256), photometric="rgb", tile=(64, 64), subifds=1)
+            file.write(brown_picture(128), photometric="rgb", tile=(64, 64), subfiletype=1)
+    says = "most neighbouring pixels differ" if kind == "grey" else "as in the picture of a slide"
+    with pytest.raises(TruthError, match=says):
+        read_one(tmp_path)
+
+
+def test_a_pyramid_of_a_class_mask_is_read_at_full_resolution(tmp_path):
+    mask = np.zeros((128, 128, 3), np.uint8)
+    mask[40:60, 40:60] = (255, 0, 0)
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
+        file.write(mask, photometric="rgb", tile=(64, 64), subifds=1)
+        file.write(mask[::2, ::2], photometric="rgb", tile=(64, 64), subfiletype=1)
+    assert read_one(tmp_path) == ([[25, 25]], [POS])
+
+
+def test_points_in_pixels_are_read_with_a_scale(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("class,x,y\npositive,10,20\nnegative,30.5,4\n")
+    assert read_one(path) == ([[5, 10], [15.25, 2]], [POS, NEG])
+    with pytest.raises(TruthError, match="in pixels; give the micrometres per pixel with --mpp"):
+        read_one(path, mpp=None)
+    path.write_text("class,x,y,x_um,y_um\npositive,10,20,1,2\n")
+    assert read_one(path, mpp=None) == ([[1, 2]], [POS])
+
+
+def box(left, right):
+    corners = [[left, -5], [right, -5], [right, 5], [left, 5], [left, -5]]
+    return feature({"type": "Polygon", "coordinates": [corners]}, "Tumor")
+
+
+@pytest.fixture
+def regional(tmp_path):
+    """Write the cells of image one, in pixels of 0.5 µm, and the region from 20 to 60 µm beside them."""
+    write_found(tmp_path / "out" / "one" / "cells.parquet", ONE[0])
+    names = {POS: "positive", NEG: "negative"}
+    pairs = zip(ONE[1].xy_um.tolist(), ONE[1].kind.tolist(), strict=True)
+    lines = [f"{names[kind]},{x * 2},{y * 2}" for (x, y), kind in pairs if kind in names]
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth" / "one.csv").write_text("\n".join(["class,x,y", *lines]) + "\n")
+    (tmp_path / "truth" / "one.geojson").write_text(json.dumps([box(40, 120)]))
+    return tmp_path
+
+
+def test_cells_outside_the_regions_are_left_out(regional):
+    # Inside are true B+ 30, C- 50 and found - 34, - 50: TP 2, one of the right class; true index 50, found 0.
+    truth = regional / "truth"
+    args = ["evaluate", "cells", f"{regional}/out", "--truth", str(truth), "--mpp", "0.5", "--regions"]
+    for regions in (truth, truth / "one.geojson"):
+        result = CliRunner().invoke(main, [*args, str(regions)], catch_exceptions=False)
+        header, row, _ = (line.split("\t") for line in result.stdout.splitlines())
+        values = dict(zip(header, row, strict=True))
+        wanted = {
+            "tp": "2",
+            "fp": "0",
+            "fn": "0",
+            "class_accuracy": "0.500",
+            "true_index": "50.0",
+            "found_index": "0.0",
+        }
+        assert values | wanted == values
+
+
+@given(cells, true_cells([NEG, POS, OUT]))
+def test_a_region_of_everything_changes_nothing_and_one_of_nothing_leaves_nothing(tmp_path_factory, found, truth):
+    folder = tmp_path_factory.mktemp("regions")
+    square = [[-9, -9], [99, -9], [99, 99], [-9, 99], [-9, -9]]
+    for name, shift in (("all", 0), ("none", 500)):
+        corners = [[x + shift, y] for x, y in square]
+        document = feature({"type": "Polygon", "coordinates": [corners]}, "Tumor")
+        (folder / f"{name}.geojson").write_text(json.dumps(document))
+    inside = [inside_regions(folder / "all.geojson", points.xy_um, 1.0) for points in (found, truth)]
+    assert all(mask.all() for mask in inside)
+    outside = [inside_regions(folder / "none.geojson", points.xy_um, 1.0) for points in (found, truth)]
+    image = compare_cells("x", found.select(outside[0]), truth.select(outside[1]), 6)
+    assert (image.detection, image.n_excluded) == (Detection(), 0)
+
+
+def test_regions_must_be_there_and_be_one_and_have_a_scale(regional, caplog):
+    truth, out = regional / "truth", [regional / "out"]
+    with pytest.raises(TruthError, match=r"all of one image.*--regions"):
+        evaluate_cells(out, truth, mpp=0.5)
+    with pytest.raises(TruthError, match="does not exist; --regions"):
+        evaluate_cells(out, truth, mpp=0.5, regions=regional / "nowhere")
+    with pytest.raises(TruthError, match="regions for none of one"):
+        evaluate_cells(out, truth, mpp=0.5, regions=regional / "out")
+    (truth / "one.csv").write_text("x_um,y_um,class\n1,1,positive\n")
+    with pytest.raises(TruthError, match=r"one\.geojson has coordinates in pixels"):
+        evaluate_cells(out, truth, regions=truth)
+    write_found(regional / "out" / "two" / "cells.parquet", TWO[0])
+    (truth / "two.csv").write_text("x_um,y_um,class\n1,1,positive\n")
+    rows = evaluate_cells(out, truth, mpp=0.5, regions=truth)
+    assert [row[0] for row in rows[1:]] == ["one", "total"]
+    assert "left out, no regions (1): two" in caplog.text
+    (truth / "one.xml").write_text("<Annotations/>")
+    with pytest.raises(TruthError, match="both regions of one"):
+        evaluate_cells(out, truth, mpp=0.5, regions=truth)
+
+
+# --- calibration -----------------------------------------------------------------------------------------------
+
+
+def test_calibration_error_is_the_one_worked_out_by_hand():
+    # Bins: [0, .1) .05 -, .05 +: mean .05, fraction .5; [.3, .4) .3 -: gap .3; [.9, 1] .9 +, 1 +: mean .95, fraction 1.
+    # 2/5 · .45 + 1/5 · .3 + 2/5 · .05 = .26
+    positivity, positive = np.array([0.05, 0.3, 0.9, 1.0, 0.05]), np.array([0, 0, 1, 1, 1], bool)
+    assert Calibration.of(positivity, positive).error == pytest.approx(0.26)
+    assert Calibration.of(positivity, positive).n == (2, 0, 0, 1, 0, 0, 0, 0, 0, 2)
+    assert np.isnan(Calibration().error)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=30), st.integers(0, 30))
+def test_calibrations_add_up_and_lie_between_0_and_1(rows, cut):
+    positivity, positive = np.array([p for p, _ in rows]), np.array([true for _, true in rows], bool)
+    whole = Calibration.of(positivity, positive)
+    parts = Calibration.of(positivity[:cut], positive[:cut]) + Calibration.of(positivity[cut:], positive[cut:])
+    assert (parts.n, parts.positive) == (whole.n, whole.positive)
+    assert parts.error == pytest.approx(whole.error, nan_ok=True)
+    if rows:
+        assert 0 <= whole.error <= 1
+        bins = np.digitize(positivity, np.arange(1, 10) / 10)  # an independent way to the same definition
+        masks = [bins == k for k in set(bins.tolist())]
+        gaps = [own.mean() * abs(positive[own].mean() - positivity[own].mean()) for own in masks]
+        if not np.isclose(positivity[:, None], np.arange(1, 10) / 10, atol=1e-12).any():
+            assert whole.error == pytest.approx(sum(gaps))
+
+
+def test_calibration_is_of_matched_cells_of_known_class():
+    # Pairs A+–11, B+–34, C-–50 of known class; 92 lies on L, 110 and 130 are false: not in it.
+    # .8 +, .4 +, .1 -: gaps .2, .6, .1 in bins of their own: .9/3
+    found = FoundCells(ONE[0].xy_um, ONE[0].positive, np.array([0.8, 0.4, 0.1, 0.0, 1.0, 1.0]))
+    image = compare_cells("one", found, ONE[1], 6)
+    assert image.calibration.error == pytest.approx(0.3)
+    truth = TrueCells(ONE[1].xy_um, np.where(ONE[1].kind == NEG, ANY, ONE[1].kind).astype(np.int8))
+    assert sum(compare_cells("one", found, truth, 6).calibration.n) == 2
+    total = summarise_cells([image, compare_cells("two", *TWO, 6)])
+    assert total["ece"] == pytest.approx(0.3)
+    assert np.isnan(summarise_cells([compare_cells("two", *TWO, 6)])["ece"])
+
+
+def test_positivity_is_read_with_the_cells_and_must_be_one(tmp_path):
+    path = tmp_path / "cells.csv"
+    path.write_text("x_um,y_um,class,positivity\n1,2,positive,0.75\n3,4,negative,nan\n")
+    assert read_found(path).positivity.tolist() == pytest.approx([0.75, float("nan")], nan_ok=True)
+    path.write_text("x_um,y_um,class\n1,2,positive\n")
+    assert read_found(path).positivity is None
+    path.write_text("x_um,y_um,class,positivity\n1,2,positive,75\n")
+    with pytest.raises(TruthError, match=r"positivity outside \[0, 1\]"):
+        read_found(path)
 
 
 # --- end to end ------------------------------------------------------------------------------------------------
@@ -552,8 +759,8 @@ def test_the_command_prints_the_table_and_writes_the_files(run, caplog):
     assert total | {"f1": "0.667", "mean_error": "1.0", "index_error": "25.0", "true_index": "nan"} == total
     one = dict(zip(header, rows[0], strict=True))
     assert one | {"tp": "3", "positive_f1": "0.400", "true_index": "50.0", "found_index": "60.0", "ignored": "1"} == one
-    for told in ("alone", "unseen", "broken"):
-        assert told in caplog.text
+    for name in ("alone", "unseen", "broken"):
+        assert name in caplog.text
     written = [line.split(",") for line in (run / "e" / "cells.csv").read_text().splitlines()]
     assert written == [header, *rows]
     summary = dict(csv.reader((run / "e" / "summary.csv").read_text().splitlines()))
@@ -563,12 +770,12 @@ def test_the_command_prints_the_table_and_writes_the_files(run, caplog):
     assert titles == ["one: 60.0 % found, 50.0 % annotated", "two: 40.0 % found, 0.0 % annotated"]
 
 
-def test_images_without_an_index_are_told(run, caplog):
+def test_images_without_an_index_are_in_a_warning(run, caplog):
     (run / "truth" / "one.json").write_text('[{"x": 1, "y": 1, "label_id": 3}]')
     write_found(run / "wsiscore-out" / "two" / "cells.parquet", FoundCells(np.zeros((0, 2)), np.zeros(0, bool)))
     evaluate_cells([run / "wsiscore-out"], run / "truth", mpp=0.5, out=run / "e")
-    assert "want of a true cell (1): one" in caplog.text
-    assert "want of a predicted cell (1): two" in caplog.text
+    assert "no true cell (1): one" in caplog.text
+    assert "no predicted cell (1): two" in caplog.text
     assert dict(csv.reader((run / "e" / "summary.csv").read_text().splitlines()))["index_error"] == "nan"
     assert "index of 0 images" in (run / "e" / "index.svg").read_text()
 
@@ -587,11 +794,11 @@ def test_names_cannot_break_the_figure(run):
     ("args", "says"),
     [
         (["nowhere", "--truth", "truth", "--mpp", "1"], "nowhere holds no cells.parquet or cells.csv"),
-        (["wsiscore-out", "--truth", "nowhere", "--mpp", "1"], "nowhere is not there"),
-        (["wsiscore-out", "--truth", "truth"], "say with --mpp"),
-        (["truth/one.json", "--truth", "truth", "--mpp", "1"], "no table of cells"),
+        (["wsiscore-out", "--truth", "nowhere", "--mpp", "1"], "nowhere does not exist"),
+        (["wsiscore-out", "--truth", "truth"], "with --mpp"),
+        (["truth/one.json", "--truth", "truth", "--mpp", "1"], "not a table of cells"),
         (["bad.csv", "--truth", "truth/one.json", "--mpp", "1"], "cells of class tumour"),
-        (["nan.csv", "--truth", "truth/one.json", "--mpp", "1"], "cells at no place"),
+        (["nan.csv", "--truth", "truth/one.json", "--mpp", "1"], "positions that are not finite"),
         (["wsiscore-out", "--truth", "truth", "--mpp", "1", "-o", "bad.csv/e"], "cannot write bad.csv/e"),
     ],
 )
@@ -641,7 +848,7 @@ def test_evaluating_loads_no_torch():
 
 
 def kinds_in(path, stems, mpp, types=None):
-    truth, unused = read_truth(path, stems, mpp=mpp, types=types or {})
+    truth, unused = read_true_cells(path, stems, mpp=mpp, types=types or {})
     assert not unused
     return np.bincount(np.concatenate([cells.kind for cells in truth.values()]), minlength=4).tolist()
 

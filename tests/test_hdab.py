@@ -14,7 +14,7 @@ from wsiscore.errors import ModelError
 from wsiscore.generators import hdab
 from wsiscore.models.card import read_card
 from wsiscore.stain import Stain
-from wsiscore.synthetic.appearance import Look
+from wsiscore.synthetic.appearance import Appearance
 from wsiscore.synthetic.field import render_field
 
 MPP = hdab.SPEC.mpp
@@ -58,7 +58,7 @@ def cells_of(maps):
 def field(seed, index, side=512):
     """Return a rendered field of several hundred nuclei, as a tile, and its truth."""
     rng = np.random.default_rng(seed)
-    rendered = render_field(rng, side, side, MPP, look=Look.random(rng, 0.2), index=index)
+    rendered = render_field(rng, side, side, MPP, appearance=Appearance.random(rng, 0.2), index=index)
     return rendered.rgb.transpose(2, 0, 1)[None], rendered
 
 

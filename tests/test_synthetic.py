@@ -1,4 +1,4 @@
-"""Rendered fields and slides: what is said to be there is there."""
+"""Rendered fields and slides agree with their nuclei."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from wsiscore.cli.render import render
 from wsiscore.errors import OutputError
-from wsiscore.synthetic.appearance import Look
+from wsiscore.synthetic.appearance import Appearance
 from wsiscore.synthetic.field import render_field
 from wsiscore.synthetic.ground import Layout, smooth_noise
 from wsiscore.synthetic.slides import Truth, read_truth, render_slide, write_svs
@@ -26,7 +26,7 @@ seeds = st.integers(0, 2**32)
 
 def field_of(seed, difficulty=1.0, index=30.0, side=160, mpp=0.5, **more):
     rng = np.random.default_rng(seed)
-    return render_field(rng, side, side, mpp, look=Look.random(rng, difficulty), index=index, **more)
+    return render_field(rng, side, side, mpp, appearance=Appearance.random(rng, difficulty), index=index, **more)
 
 
 @settings(max_examples=25, deadline=None)
@@ -54,7 +54,7 @@ def test_index_is_met_to_the_nearest_nucleus(seed, index):
         assert field.ki67_index == pytest.approx(index, abs=100 / field.counted.sum() + 1e-6)
 
 
-def test_index_of_nothing_is_not_a_number():
+def test_index_without_nuclei_is_nan():
     glass = Layout(np.ones((64, 64), np.float32), np.ones((64, 64), np.float32))
     field = field_of(0, side=64, layout=glass)
     assert not len(field.x_um)
@@ -66,11 +66,11 @@ def test_index_of_nothing_is_not_a_number():
 def test_positive_nuclei_are_browner(seed):
     tumour = Layout(np.ones((256, 256), np.float32), np.zeros((256, 256), np.float32))
     rng = np.random.default_rng(seed)
-    look = Look.random(rng, 0.3)
-    field = render_field(rng, 256, 256, 0.5, look=look, index=40, layout=tumour)
-    od = -np.log10((field.rgb + 1.0) / (np.array(look.glass) + 1.0))
-    third = np.cross(look.hematoxylin, look.dab)
-    dab = (od @ np.linalg.inv(np.array([look.hematoxylin, look.dab, third])))[..., 1]
+    appearance = Appearance.random(rng, 0.3)
+    field = render_field(rng, 256, 256, 0.5, appearance=appearance, index=40, layout=tumour)
+    od = -np.log10((field.rgb + 1.0) / (np.array(appearance.glass) + 1.0))
+    third = np.cross(appearance.hematoxylin, appearance.dab)
+    dab = (od @ np.linalg.inv(np.array([appearance.hematoxylin, appearance.dab, third])))[..., 1]
     row, column = (field.y_um / 0.5).astype(int), (field.x_um / 0.5).astype(int)
     at = dab[row, column]
     assert at[field.positive].mean() > 4 * abs(at[~field.positive].mean())
@@ -82,15 +82,15 @@ def test_no_nucleus_in_glass_and_kinds_follow_the_layout():
     clear = np.zeros((256, 256), np.float32)
     clear[200:] = 1
     rng = np.random.default_rng(3)
-    look = replace(Look.random(rng, 0.2), accidents=0.0)
-    field = render_field(rng, 256, 256, 0.5, look=look, index=20, layout=Layout(tumour, clear))
+    appearance = replace(Appearance.random(rng, 0.2), artefacts=0.0)
+    field = render_field(rng, 256, 256, 0.5, appearance=appearance, index=20, layout=Layout(tumour, clear))
     assert field.y_um.max() <= 100
     assert not field.counted[field.x_um > 64].any()
     assert field.counted[field.x_um < 64].mean() > 0.9
 
 
-def test_nuclei_keep_off_the_rim():
-    field = field_of(4, rim_um=12.0)
+def test_nuclei_keep_off_the_margin():
+    field = field_of(4, margin_um=12.0)
     assert len(field.x_um)
     border = np.concatenate([field.labels[0], field.labels[-1], field.labels[:, 0], field.labels[:, -1]])
     assert not border.any()
@@ -208,7 +208,7 @@ def test_truth_reads_back(tmp_path_factory, rows):
     np.testing.assert_array_equal(back.roi, truth.roi)
 
 
-def test_a_folder_that_is_a_file_is_told(tmp_path):
+def test_a_folder_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="choose another folder"):
         render_slide(tmp_path / "file", "s", index=30, width_px=600, height_px=600, seed=0)
@@ -243,4 +243,4 @@ def test_command_writes_pairs_and_their_nuclei(tmp_path):
 def test_an_unknown_stain_is_a_usage_error(tmp_path):
     result = CliRunner().invoke(render, [str(tmp_path), "--pairs", "1", "--stains", "he,pas"])
     assert result.exit_code == 2
-    assert "'pas' is none of he, ihc" in result.output
+    assert "unknown stain 'pas'; choose from he, ihc" in result.output

@@ -10,7 +10,7 @@ import torch
 from wsiscore.generators import tdkstain
 from wsiscore.generators.tdkstain import Config, DensityEstimator, Recipe, derived, membrane_mask
 from wsiscore.stain import Stain
-from wsiscore.synthetic.appearance import Look
+from wsiscore.synthetic.appearance import Appearance
 from wsiscore.synthetic.field import render_field
 
 SMALL = Config(width=4, blocks=1, judge_width=4, density_width=4, density_blocks=1)
@@ -36,7 +36,7 @@ def mask_of(dab, saturation):
 @pytest.fixture(scope="module")
 def field():
     rng = np.random.default_rng(0)
-    return render_field(rng, PX, PX, 0.5, look=Look.random(rng, 0.0), index=40)
+    return render_field(rng, PX, PX, 0.5, appearance=Appearance.random(rng, 0.0), index=40)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""``wsiscore evaluate``: how good results are, against what people annotated or reported."""
+"""``wsiscore evaluate``: compare results with annotations or clinical values."""
 
 from __future__ import annotations
 
@@ -22,43 +22,58 @@ _out = click.option(
     "out",
     metavar="OUT",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for the tables as CSV, and figures; by default none are written.",
+    help="Folder for tables (CSV) and figures; by default nothing is written.",
 )
 
 _truth = click.option(
-    "--truth", metavar="PATH", type=click.Path(path_type=Path), required=True, help="What is true: a file or a folder."
+    "--truth", metavar="PATH", type=click.Path(path_type=Path), required=True, help="Annotations: a file or a folder."
 )
 _types_given = click.option(
     "--types",
     metavar="N=CLASS,...",
     default="",
     callback=lambda _ctx, _param, text: _types(text),
-    help="What the numbers of a type_map mean, as 1=positive,2=negative; others are excluded. Without it the classes "
+    help="Classes of the numbers of a type_map, as 1=positive,2=negative; others are excluded. By default the classes "
     "of such a map are unknown.",
 )
 _predicted = click.argument("predicted", metavar="PRED", type=click.Path(path_type=Path))
-_MEASURES = ("mse", "psnr", "ssim", "css", "phv", "dists", "fid", "kid")  # compare.MEASURES, without loading it
+_MEASURES = (
+    "mse",
+    "psnr",
+    "ssim",
+    "css",
+    "phv",
+    "dists",
+    "fid",
+    "kid",
+)  # images.evaluate.MEASURES, which is slow to import
 
 
 @click.group()
 def evaluate() -> None:
-    """Measure results against annotated cells, masks, pictures or clinical values."""
+    """Compare results with annotated cells, masks, pictures or clinical values."""
 
 
 @evaluate.command(epilog="Example: wsiscore evaluate cells wsiscore-out --truth slides --mpp 0.25 -o evaluation/cells")
 @click.argument("predicted", metavar="PREDICTED...", nargs=-1, required=True)
 @_truth
 @click.option(
-    "--mpp", metavar="M", type=click.FloatRange(0, min_open=True), help="Resolution of what is annotated, µm/px."
+    "--mpp", metavar="M", type=click.FloatRange(0, min_open=True), help="Resolution of annotations in pixels, µm/px."
 )
 @click.option(
     "--radius",
     type=click.FloatRange(0, min_open=True),
     default=6.0,
     show_default=True,
-    help="Greatest distance of a predicted and an annotated cell that are one, µm.",
+    help="Greatest distance of a predicted and an annotated cell that match, µm.",
 )
 @_types_given
+@click.option(
+    "--regions",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Annotation file, or folder of them by stem: cells outside the outlines are left out. Needs --mpp.",
+)
 @_out
 def cells(
     predicted: tuple[str, ...],
@@ -66,18 +81,20 @@ def cells(
     mpp: float | None,
     radius: float,
     types: dict[int, Kind],
+    regions: Path | None,
     out: Path | None,
 ) -> None:
-    """Measure predicted cells against annotated ones; print one tab-separated line an image, and the total.
+    """Compare predicted with annotated cells; print a tab-separated line for each image, and the total.
 
     PREDICTED is what `wsiscore score` wrote: cells.parquet or cells.csv, the folder of a slide, or a folder of such
     folders. The truth of an image is found by its stem: BCData HDF5, lists of x, y, label_id, GeoJSON, tables with
-    x_um, y_um, class, maps of numbered instances (NPY, TIFF, PNG), masks of coloured classes, or one file with the
-    outlines of many images.
+    x_um, y_um, class or x, y, class, maps of numbered instances (NPY, TIFF, PNG), class masks in colour, or one file
+    with the outlines of many images.
     """
     from wsiscore.evaluation import evaluate_cells
 
-    _print(evaluate_cells(options.paths_of(predicted), truth, mpp=mpp, radius_um=radius, types=types, out=out))
+    found = options.paths_of(predicted)
+    _print(evaluate_cells(found, truth, mpp=mpp, radius_um=radius, types=types, regions=regions, out=out))
 
 
 @evaluate.command(epilog="Example: wsiscore evaluate cases wsiscore-out/scores.csv clinical.csv -o evaluation/cases")
@@ -88,14 +105,14 @@ def cells(
     type=click.FloatRange(0, 100, min_open=True, max_open=True),
     default=20.0,
     show_default=True,
-    help="Index at and above which a case is high, %.",
+    help="An index of at least so many percent is high.",
 )
 @_out
 def cases(scores: Path, clinical: Path, cutoff: float, out: Path | None) -> None:
-    """Measure a cohort's scores against clinical values; print the measures, then the cutoff relaxed by 0 to 10 points.
+    """Compare a cohort's scores with clinical values; print the measures and the relaxation table (±0 to 10 points).
 
-    CLINICAL has the columns ki67, in percent, and slide or case; with both, the slides of a case are pooled by their
-    counts. Cases without a score are in no measure and are counted as unscored.
+    CLINICAL has the columns ki67, in percent, and slide or case; with both, the counts of the slides of a
+    case add up. Cases without a score are counted as unscored and are in no other measure.
     """
     from wsiscore.evaluation import evaluate_cases
 
@@ -110,22 +127,23 @@ def cases(scores: Path, clinical: Path, cutoff: float, out: Path | None) -> None
     "--features",
     metavar="NET.pt",
     type=click.Path(path_type=Path),
-    help="Feature network as a TorchScript file, for phv, dists, fid and kid. It is a program: it runs.",
+    help="Feature network as TorchScript, for phv, dists, fid and kid. It is executed: use trusted files only.",
 )
 @click.option(
     "--measure",
     "measures",
     type=click.Choice(_MEASURES),
     multiple=True,
-    help="Measure to take; repeat. By default all that can be had.",
+    help="Measure to compute; may be repeated. By default all that are possible.",
 )
 @options.device
 @_out
 def images(predicted: Path, truth: Path, **chosen: Any) -> None:
-    """Measure predicted pictures against true ones; print one tab-separated line a picture, and the total.
+    """Compare predicted with true pictures; print a tab-separated line for each picture, and the total.
 
-    PRED and the truth are folders of PNG, TIFF or JPEG, matched by their stems, or what `wsiscore infer` wrote with a
-    model that paints. Measures are MSE, PSNR, SSIM, CSS; with a feature network also PHV, DISTS, FID and KID.
+    PRED and the truth are folders of PNG, TIFF or JPEG, matched by their stems, or the output of `wsiscore infer`
+    with a model of virtual stains. Measures are MSE, PSNR, SSIM, CSS; with a feature network also PHV, DISTS, FID and
+    KID.
     """
     from wsiscore.evaluation.images.evaluate import evaluate_images
 
@@ -138,11 +156,11 @@ def images(predicted: Path, truth: Path, **chosen: Any) -> None:
 @_types_given
 @_out
 def masks(predicted: Path, truth: Path, types: dict[int, Kind], out: Path | None) -> None:
-    """Measure predicted masks of nuclei against true ones; print one tab-separated line a picture, and the total.
+    """Compare predicted with true masks of nuclei; print a tab-separated line for each picture, and the total.
 
-    PRED and the truth are folders, matched by stems, of masks of coloured classes (red positive, blue negative, green
-    between) or maps of numbered instances (NPY, TIFF, PNG), or what `wsiscore infer` wrote with a model that paints
-    such masks. Measures are pixel accuracy, Dice, IoU, AJI and the error of the index.
+    PRED and the truth are folders, matched by stems, of class masks in colour (red positive, blue negative, green
+    between) or maps of numbered instances (NPY, TIFF, PNG), or the output of `wsiscore infer` with a model of class
+    maps. Measures are pixel accuracy, Dice, IoU, AJI and the error of the index.
     """
     from wsiscore.evaluation.images.evaluate import evaluate_masks
 
@@ -160,15 +178,15 @@ def masks(predicted: Path, truth: Path, types: dict[int, Kind], out: Path | None
     default="0.2,0.4,0.6",
     show_default=True,
     callback=lambda _ctx, _param, text: _cuts(text),
-    help="Optical densities of DAB from which a pixel is 1+, 2+ and 3+.",
+    help="Least optical densities of DAB of 1+, 2+ and 3+.",
 )
 @options.device
 @_out
 def stain(predicted: Path, truth: Path, **chosen: Any) -> None:
-    """Measure virtual stains against real ones; print one tab-separated line a picture, and the total.
+    """Compare virtual with real stains; print a tab-separated line for each picture, and the total.
 
-    PRED and the truth as for `images`. Compared are the number of nuclei, where there is DAB at increasing
-    thresholds, and the class of its intensity, like HER2's 0, 1+, 2+, 3+ but no HER2 score.
+    PRED and the truth as for `images`. Measures are the number of nuclei, the area of DAB at increasing thresholds,
+    and an intensity class of 0, 1+, 2+ or 3+, which is not a HER2 score.
     """
     from wsiscore.evaluation.images.evaluate import evaluate_stain
 
@@ -176,7 +194,7 @@ def stain(predicted: Path, truth: Path, **chosen: Any) -> None:
 
 
 def _cuts(text: str) -> tuple[float, ...]:
-    """Return three increasing optical densities."""
+    """Parse three increasing optical densities."""
     try:
         cuts = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -187,7 +205,7 @@ def _cuts(text: str) -> tuple[float, ...]:
 
 
 def _types(text: str) -> dict[int, Kind]:
-    """Return what ``1=positive,2=negative`` says."""
+    """Parse ``1=positive,2=negative``."""
     from wsiscore.evaluation import Kind
 
     types: dict[int, Kind] = {}

@@ -1,4 +1,4 @@
-"""``wsiscore render``: a slide with known cells, or fields of them in several stains."""
+"""``wsiscore render``: a synthetic slide with known nuclei, or synthetic fields in several stains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _stains(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
 
     names = tuple(given.split(","))
     if unknown := [name for name in names if name not in STAINS]:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(STAINS)}")
+        raise click.BadParameter(f"unknown stain {unknown[0]!r}; choose from {', '.join(STAINS)}")
     return names
 
 
@@ -24,11 +24,21 @@ def _stains(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
 )
 @click.argument("folder", metavar="OUT", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
-    "--index", type=click.FloatRange(0, 100), help="Ki67 index, %; by default 20 of a slide, drawn for each pair."
+    "--index",
+    type=click.FloatRange(0, 100),
+    help="Ki67 index, %; by default 20 for a slide, sampled for each field of --pairs.",
 )
-@click.option("--size", type=click.IntRange(min=512), help="Side, px; by default 3000 of a slide, 512 of a pair.")
+@click.option(
+    "--size", type=click.IntRange(min=512), help="Side, px; by default 3000 for a slide, 512 for a field of --pairs."
+)
 @click.option("--mpp", type=click.FloatRange(0, min_open=True), default=0.25, show_default=True, help="µm/px.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same pixels.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Random seed; the same seed gives the same pixels.",
+)
 @click.option("--name", default="rendered", show_default=True, help="Stem of the files.")
 @click.option("--pairs", type=click.IntRange(1), help="Write this many fields in several stains instead of a slide.")
 @click.option(
@@ -36,7 +46,7 @@ def _stains(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
     callback=_stains,
     default="he,ihc",
     show_default=True,
-    help="Of pairs: he, ihc, hematoxylin, dapi, lap2, marker, segmentation.",
+    help="Stains of --pairs: he, ihc, hematoxylin, dapi, lap2, marker, segmentation.",
 )
 def render(
     folder: Path,
@@ -48,13 +58,13 @@ def render(
     pairs: int | None,
     stains: tuple[str, ...],
 ) -> None:
-    """Render a Ki67 slide whose every nucleus is known; it is no patient.
+    """Render a synthetic Ki67 slide with known nuclei.
 
-    Writes NAME.svs, its ROI NAME.geojson and NAME.truth.csv into OUT, and prints the path of the slide.
+    Writes NAME.svs, its ROI NAME.geojson and its nuclei NAME.truth.csv into OUT, and prints the path of the slide.
 
-    With --pairs it writes fields of the same nuclei in several stains, OUT/<stain>/NAME-0000.png and so on, and the
-    nuclei into OUT/truth/, and prints OUT. A family that learns from aligned pictures trains on such a folder, and is
-    measured on one of another seed.
+    With --pairs it writes fields in several stains, OUT/<stain>/NAME-0000.png and so on, and their nuclei into
+    OUT/truth/, and prints OUT. Generators of virtual stains can be trained on such a folder and tested on one of
+    another seed.
     """
     from wsiscore.synthetic.slides import render_pairs, render_slide
 

@@ -1,4 +1,8 @@
-"""The figures of an evaluation, as SVG that needs nothing but itself."""
+"""Figures of an evaluation as standalone SVG.
+
+The markup is written here and not by a plotting library: three plots need no further dependency, equal results give
+equal bytes, and points carry their names as tooltips.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsiscore.evaluation.cohort.agreement import auc, differences, roc
-from wsiscore.evaluation.cohort.cases import Case, indices
+from wsiscore.evaluation.cohort.cases import ScoredCase, indices
 from wsiscore.evaluation.detection.measures import CellMeasures
 
 __all__ = ["case_figure", "cell_figure"]
 
-_SIDE = 320  # px of a plot's frame
+_SIDE = 320  # side of a plot, px
 _LEFT, _TOP, _RIGHT, _BOTTOM = 66, 46, 24, 58
 _STYLE = (
     "text{font:13px 'Helvetica Neue',Helvetica,Arial,'Liberation Sans',sans-serif;fill:#222}.title{font-weight:600}"
@@ -28,7 +32,7 @@ _STYLE = (
 
 @dataclass(frozen=True, slots=True)
 class _Plot:
-    """A square plot and its scales."""
+    """A square plot with linear axes."""
 
     left: float
     x_span: tuple[float, float]
@@ -41,7 +45,7 @@ class _Plot:
         return _TOP + _SIDE * (self.y_span[1] - value) / (self.y_span[1] - self.y_span[0])
 
     def frame(self, title: str, x_label: str, y_label: str) -> str:
-        """Return grid, ticks, words and border."""
+        """Return grid, ticks, labels and border."""
         middle, bottom = self.left + _SIDE / 2, _TOP + _SIDE
         drawn = []
         for tick in _ticks(self.x_span):
@@ -53,30 +57,30 @@ class _Plot:
         drawn.append(f'<rect class="frame" x="{self.left:g}" y="{_TOP}" width="{_SIDE}" height="{_SIDE}"/>')
         drawn.append(_text(title, self.left, _TOP - 16, "title", "start"))
         drawn.append(_text(x_label, middle, bottom + 44, "label", "middle"))
-        turned = f"rotate(-90 {self.left - 46:g} {_TOP + _SIDE / 2:g})"
+        rotation = f"rotate(-90 {self.left - 46:g} {_TOP + _SIDE / 2:g})"
         drawn.append(
-            f'<text text-anchor="middle" x="{self.left - 46:g}" y="{_TOP + _SIDE / 2:g}" transform="{turned}">'
+            f'<text text-anchor="middle" x="{self.left - 46:g}" y="{_TOP + _SIDE / 2:g}" transform="{rotation}">'
             f"{html.escape(y_label)}</text>"
         )
         return "".join(drawn)
 
     def line(self, x0: float, y0: float, x1: float, y1: float, kind: str) -> str:
-        """Return a line between two values."""
+        """Return a line between two points in data coordinates."""
         ends = f'x1="{self.x(x0):.1f}" y1="{self.y(y0):.1f}" x2="{self.x(x1):.1f}" y2="{self.y(y1):.1f}"'
         return f'<line class="{kind}" {ends}/>'
 
-    def point(self, x: float, y: float, said: str) -> str:
-        """Return a dot that says something when pointed at."""
-        title = f"<title>{html.escape(said)}</title>"
+    def point(self, x: float, y: float, tooltip: str) -> str:
+        """Return a dot with a tooltip."""
+        title = f"<title>{html.escape(tooltip)}</title>"
         return f'<circle class="point" cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="4">{title}</circle>'
 
-    def note(self, words: str, line: int) -> str:
-        """Return a line of words in the lower right, counted from below."""
-        return _text(words, self.left + _SIDE - 8, _TOP + _SIDE - 12 - 17 * line, "note", "end")
+    def note(self, text: str, line: int) -> str:
+        """Return a line of text in the lower right; lines are counted from below."""
+        return _text(text, self.left + _SIDE - 8, _TOP + _SIDE - 12 - 17 * line, "note", "end")
 
 
 def cell_figure(images: Sequence[CellMeasures]) -> str:
-    """Return the found over the true index of each image, with the line where they are equal."""
+    """Return a scatter plot of the predicted over the annotated index of each image, with the identity line."""
     shown = [image for image in images if image.true is not None and math.isfinite(image.index_error)]
     pairs = [(image.true.ki67_index, image.found.ki67_index, image) for image in shown if image.true]
     top = _round_up(max([value for pair in pairs for value in pair[:2]], default=100.0))
@@ -91,13 +95,13 @@ def cell_figure(images: Sequence[CellMeasures]) -> str:
     ]
     if pairs:
         mean = sum(image.index_error for image in shown) / len(shown)
-        words = f"mean absolute error {mean:.1f} points"
-        drawn.append(_text(words, _LEFT + _SIDE, _TOP - 16, "note", "end"))
+        text = f"mean absolute error {mean:.1f} points"
+        drawn.append(_text(text, _LEFT + _SIDE, _TOP - 16, "note", "end"))
     return _svg(1, drawn, f"Found over annotated Ki67 index of {len(pairs)} images")
 
 
-def case_figure(cases: Sequence[Case], cutoff: float) -> str:
-    """Return the ROC curve of the index, and the differences over the means after Bland and Altman."""
+def case_figure(cases: Sequence[ScoredCase], cutoff: float) -> str:
+    """Return the ROC curve of the index, and the Bland–Altman plot."""
     predicted, clinical = indices(cases)
     names = [case.name for case in cases if case.tally.n]
     drawn = [*_roc(predicted, clinical, cutoff), *_bland_altman(predicted, clinical, names)]
@@ -116,42 +120,42 @@ def _roc(predicted: np.ndarray, clinical: np.ndarray, cutoff: float) -> list[str
         return [*drawn, plot.note("undefined: all cases have one label", 0)]
     corners = " ".join(f"{plot.x(x):.1f},{plot.y(y):.1f}" for x, y in zip(fpr.tolist(), tpr.tolist(), strict=True))
     at = int((thresholds >= cutoff).sum()) - 1
-    said = f"called high at {cutoff:g} %: true positive rate {tpr[at]:.3f}, false positive rate {fpr[at]:.3f}"
+    tooltip = f"called high at {cutoff:g} %: true positive rate {tpr[at]:.3f}, false positive rate {fpr[at]:.3f}"
     return [
         *drawn,
         f'<polyline class="curve" points="{corners}"/>',
-        plot.point(float(fpr[at]), float(tpr[at]), said),
+        plot.point(float(fpr[at]), float(tpr[at]), tooltip),
         plot.note(f"AUC {auc(fpr, tpr):.3f}, n = {len(predicted)}", 1),
         plot.note(f"dot: index at or above {cutoff:g} %", 0),
     ]
 
 
 def _bland_altman(predicted: np.ndarray, clinical: np.ndarray, names: Sequence[str]) -> list[str]:
-    means, apart = (predicted + clinical) / 2, predicted - clinical
+    means, errors = (predicted + clinical) / 2, predicted - clinical
     limits = differences(predicted, clinical)
-    reach = [value for value in (*apart.tolist(), limits.low, limits.high) if math.isfinite(value)]
-    far = _round_up(max((abs(value) for value in reach), default=10.0) * 1.1)
+    finite = [value for value in (*errors.tolist(), limits.low, limits.high) if math.isfinite(value)]
+    limit = _round_up(max((abs(value) for value in finite), default=10.0) * 1.1)
     top = _round_up(float(means.max()) if len(means) else 100.0)
-    plot = _Plot(_LEFT + _SIDE + _RIGHT + _LEFT, (0.0, top), (-far, far))
+    plot = _Plot(_LEFT + _SIDE + _RIGHT + _LEFT, (0.0, top), (-limit, limit))
     drawn = [
         plot.frame("Bland–Altman", "mean of index and clinical value, %", "index − clinical, points"),
         plot.line(0, 0, top, 0, "frame"),
         *(
             plot.point(x, y, f"{name}: {y:+.1f} points")
-            for x, y, name in zip(means.tolist(), apart.tolist(), names, strict=True)
+            for x, y, name in zip(means.tolist(), errors.tolist(), names, strict=True)
         ),
     ]
-    for value, words in ((limits.bias, "bias"), (limits.low, "−1.96 SD"), (limits.high, "+1.96 SD")):
+    for value, label in ((limits.bias, "bias"), (limits.low, "−1.96 SD"), (limits.high, "+1.96 SD")):
         if math.isfinite(value):
-            drawn.append(plot.line(0, value, top, value, "cutoff" if words == "bias" else "guide"))
-            lift = 14 if words == "−1.96 SD" else -5
-            said = f"{words} {value:.1f}".replace("-", "−")
-            drawn.append(_text(said, plot.left + _SIDE - 6, plot.y(value) + lift, "note", "end"))
+            drawn.append(plot.line(0, value, top, value, "cutoff" if label == "bias" else "guide"))
+            offset = 14 if label == "−1.96 SD" else -5
+            text = f"{label} {value:.1f}".replace("-", "−")
+            drawn.append(_text(text, plot.left + _SIDE - 6, plot.y(value) + offset, "note", "end"))
     return drawn
 
 
 def _ticks(span: tuple[float, float]) -> list[float]:
-    """Return four to eight round values within a span."""
+    """Return four to eight round values in an interval."""
     rough = (span[1] - span[0]) / 6
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if rough <= factor * power * 1.0001)
@@ -160,18 +164,18 @@ def _ticks(span: tuple[float, float]) -> list[float]:
 
 
 def _round_up(value: float) -> float:
-    """Return the least of 5, 10, 20, 30 … 100 that is not below a percentage."""
+    """Return the least of 5, 10, 20, … 110 that is at least `value`."""
     return 5.0 if value <= 5 else min(10.0 * math.ceil(value / 10 - 1e-9), 110.0)
 
 
-def _text(words: str, x: float, y: float, kind: str, anchor: str) -> str:
-    return f'<text class="{kind}" text-anchor="{anchor}" x="{x:.1f}" y="{y:.1f}">{html.escape(words)}</text>'
+def _text(text: str, x: float, y: float, kind: str, anchor: str) -> str:
+    return f'<text class="{kind}" text-anchor="{anchor}" x="{x:.1f}" y="{y:.1f}">{html.escape(text)}</text>'
 
 
-def _svg(plots: int, drawn: Sequence[str], said: str) -> str:
+def _svg(plots: int, drawn: Sequence[str], description: str) -> str:
     width, height = plots * (_LEFT + _SIDE + _RIGHT), _TOP + _SIDE + _BOTTOM
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{html.escape(said)}" width="{width}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{html.escape(description)}" width="{width}" '
         f'height="{height}" viewBox="0 0 {width} {height}"><style>{_STYLE}</style>'
         f'<rect width="100%" height="100%" fill="#fff"/>{"".join(drawn)}</svg>\n'
     )

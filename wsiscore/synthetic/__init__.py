@@ -1,5 +1,6 @@
-"""Fields painted by Beer–Lambert's law, whose every nucleus is known: Ki67, and the same tissue in other stains.
+"""Synthetic fields and slides with known nuclei: Ki67 IHC, and the same tissue in other stains.
 
-A field is light through two dyes: ``rgb = glass · 10^-(hematoxylin · v_h + dab · v_d + residual)``, then a camera.
-`Look` is what one slide, its laboratory and its scanner have in common; `Layout` says where tumour and glass lie.
+A field is rendered by the Beer–Lambert law, ``rgb = glass · 10^-(hematoxylin · v_h + dab · v_d + residual)``, and by a
+model of the camera. `Appearance` has the parameters of a slide: dyes, nuclei, tissue, camera. `Layout` has the tumour
+and the empty glass.
 """

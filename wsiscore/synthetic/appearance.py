@@ -1,4 +1,4 @@
-"""What the fields of one slide share: dyes, nuclei, tissue and camera."""
+"""The appearance of a slide: its dyes, nuclei, tissue and camera."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Look", "Triple", "dye"]
+__all__ = ["Appearance", "Triple", "dye"]
 
 Triple = tuple[float, float, float]
-"""Of red, green and blue."""
+"""A value for each of red, green and blue."""
 
 
 def _triple(values: npt.ArrayLike) -> Triple:
@@ -19,52 +19,52 @@ def _triple(values: npt.ArrayLike) -> Triple:
     return red, green, blue
 
 
-def dye(rng: np.random.Generator, one: Triple, other: Triple, share: float) -> Triple:
-    """Return the unit vector a `share` of the way from one to the other, slightly off."""
-    vector = np.asarray(one) * (1 - share) + np.asarray(other) * share + rng.normal(0, 0.02, 3)
+def dye(rng: np.random.Generator, one: Triple, other: Triple, fraction: float) -> Triple:
+    """Return a unit stain vector between two others, with a little noise; `fraction` 0 is the first, 1 the second."""
+    vector = np.asarray(one) * (1 - fraction) + np.asarray(other) * fraction + rng.normal(0, 0.02, 3)
     vector = np.maximum(vector, 0.05)
     return _triple(vector / np.linalg.norm(vector))
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What the fields of one slide share; `random` draws one.
+class Appearance:
+    """Parameters that all fields of one slide have in common; `random` samples them.
 
     Parameters
     ----------
     hematoxylin, dab
-        Optical densities of red, green and blue of one unit of dye (unit length).
+        Stain vectors: optical density of red, green and blue, of length 1.
     glass
-        RGB of empty glass, in 0..255.
+        RGB of empty glass, 0..255.
     stray
-        Share of `glass` that reaches the camera through the darkest nucleus.
+        Stray light, as a fraction of `glass`; it reaches the camera through the darkest nucleus.
     cytoplasm_od, stroma_od
-        Hematoxylin outside nuclei, in tumour and in stroma.
+        Hematoxylin outside nuclei, in tumour and in stroma, OD.
     texture, refraction
-        Relative strength of grain and fibres in the dye, and of colourless lines and grain (OD).
+        Relative strength of grain and fibres in the dye; OD of colourless lines and grain.
     background_od, blush_od
-        DAB everywhere, and in the cytoplasm of some cells.
+        DAB everywhere, and in the cytoplasm of some cells, OD.
     diameter_um, diameter_spread
         Geometric mean diameter of tumour nuclei; standard deviation of its logarithm.
     elongation, irregularity
-        Mean of length over width, minus 1; relative size of dents and bends.
+        Mean of length over width, minus 1; relative amplitude of the outline's irregularities.
     density_mm2, crowding
-        Tumour nuclei per mm² wanted; how far two may overlap, 0 not to 1 halfway.
+        Requested tumour nuclei per mm²; allowed overlap, from 0 (none) to 1 (half).
     stroma_mm2, lymphocytes_mm2
         Other nuclei per mm² of stroma.
     spindle, stroma_dark
-        About the mean of length over width of stroma's nuclei, minus 1.1; their hematoxylin in that of tumour nuclei.
-    nuclear_od, hollow, rim, grain
-        Hematoxylin of tumour nuclei; paleness of their middle, darkness of their edge, clumping: 0..1.
+        Approximate mean of length over width of stromal nuclei, minus 1.1; their hematoxylin relative to tumour nuclei.
+    nuclear_od, hollow, envelope, grain
+        Hematoxylin of tumour nuclei, OD; paleness of their centre, darkness of their envelope, and clumping, 0..1.
     dab_od, weak, faint_od, patchy
-        Median DAB of strong nuclei; share of weak ones; what negative ones take up (at most 0.14, the
-        weakest positive takes 0.22); how uneven the stain is, 0..1.
+        Median DAB of strong nuclei, OD; fraction of weak ones; DAB of negative nuclei (at most 0.14, where the
+        weakest positive one has 0.22); unevenness of the stain, 0..1.
     debris_mm2, pigment_mm2, ghosts_mm2
-        Brown specks, clusters of black grains, and blurred shadows that are no nuclei.
+        Objects per mm² that are not nuclei: brown specks, clusters of black grains, blurred spots.
     blur_um, sharpen, noise, fringe_px, jpeg
-        The camera: blur, halos, noise (grey levels), colour fringe, JPEG quality (0: none).
-    accidents
-        Chance of a fold, pen or a part out of focus in a field.
+        Camera: blur, unsharp masking, noise (grey levels), chromatic shift, JPEG quality (0: no JPEG).
+    artefacts
+        Probability of a fold, a pen mark or an out-of-focus part in a field.
     """
 
     hematoxylin: Triple
@@ -89,7 +89,7 @@ class Look:
     stroma_dark: float
     nuclear_od: float
     hollow: float
-    rim: float
+    envelope: float
     grain: float
     dab_od: float
     weak: float
@@ -103,22 +103,22 @@ class Look:
     noise: float
     fringe_px: float
     jpeg: int
-    accidents: float
+    artefacts: float
 
     @classmethod
     def random(cls, rng: np.random.Generator, difficulty: float = 1.0) -> Self:
-        """Draw a look.
+        """Sample an appearance.
 
         Parameters
         ----------
         rng
             Source of randomness.
         difficulty
-            0: clean and even; 1: everything that laboratories and cameras do.
+            Range of the variation: 0 is clean and even, 1 is the variation between laboratories and cameras.
         """
 
         def near(low: float, high: float, span: float = 0.0) -> float:
-            """Uniform in [low, high], and up to `span` further up for the difficult."""
+            """Uniform in [low, high + span · difficulty]."""
             return float(rng.uniform(low, high + span * difficulty))
 
         def rarely(chance: float, low: float, high: float) -> float:
@@ -151,7 +151,7 @@ class Look:
             stroma_dark=near(0.8, 1.6),
             nuclear_od=near(0.17, 0.36) + rarely(0.3, 0.05, 0.25) - rarely(0.2, 0.04, 0.1),
             hollow=near(0.0, 0.45) + rarely(0.3, 0.1, 0.4),
-            rim=near(0.0, 0.3) + rarely(0.3, 0.05, 0.35),
+            envelope=near(0.0, 0.3) + rarely(0.3, 0.05, 0.35),
             grain=near(0.05, 0.25) + rarely(0.25, 0.05, 0.25),
             dab_od=near(0.8, 1.3) + rarely(0.35, 0.2, 1.4) - rarely(0.2, 0.1, 0.4),
             weak=near(0.05, 0.2, 0.25),
@@ -165,5 +165,5 @@ class Look:
             noise=near(0.5, 1.8, 1.5) + rarely(0.15, 1, 4),
             fringe_px=near(0.0, 0.1) + rarely(0.2, 0.1, 0.5),
             jpeg=int(rng.integers(92 - int(32 * difficulty), 97)),
-            accidents=0.12 * difficulty,
+            artefacts=0.12 * difficulty,
         )

@@ -1,4 +1,4 @@
-"""From dyes to what a scanner, or a camera on a microscope, makes of them."""
+"""From dyes to pixels: light absorption, and the camera of a scanner or microscope."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from wsiscore.synthetic.appearance import Look, Triple
+from wsiscore.synthetic.appearance import Appearance, Triple
 from wsiscore.synthetic.ground import Plane, smooth_noise
 
 __all__ = ["photograph"]
 
-_INKS = ((0.1, 0.3, 0.75), (0.1, 0.5, 0.35), (0.15, 0.15, 0.18), (0.75, 0.1, 0.15))  # light they let through
+_INKS = ((0.1, 0.3, 0.75), (0.1, 0.5, 0.35), (0.15, 0.15, 0.18), (0.75, 0.1, 0.15))  # transmittance of pen inks
 
 
 def photograph(
-    rng: np.random.Generator, mpp: float, look: Look, dyes: Sequence[tuple[Plane, Triple]], residual: Plane
+    rng: np.random.Generator, mpp: float, appearance: Appearance, dyes: Sequence[tuple[Plane, Triple]], residual: Plane
 ) -> npt.NDArray[np.uint8]:
-    """Return the (H, W, 3) picture, 0..255, of light through dyes: the amount, (H, W), and the colour of each."""
+    """Return the (H, W, 3) picture, 0..255, of light through dyes, each an amount (H, W) and a stain vector."""
     shape = residual.shape[0], residual.shape[1]
-    pen = _pen(rng, shape, mpp) if rng.random() < look.accidents / 3 else None
+    pen = _pen(rng, shape, mpp) if rng.random() < appearance.artefacts / 3 else None
     ink = _INKS[rng.integers(len(_INKS))]
     unclear, unclear_px = None, rng.uniform(0.7, 2.0) / mpp
-    if rng.random() < look.accidents:
+    if rng.random() < appearance.artefacts:
         unclear = np.clip(smooth_noise(rng, shape, 60 / mpp) - np.float32(rng.uniform(-0.5, 1)), 0, 1)
     picture = np.empty((*shape, 3), np.uint8)
     for channel in range(3):
@@ -34,26 +34,28 @@ def photograph(
             density += amount * np.float32(colour[channel])
         density += residual
         light = np.exp(density * np.float32(-np.log(10)))
-        light = np.float32(look.glass[channel]) * (np.float32(look.stray) + np.float32(1 - look.stray) * light)
+        light = np.float32(appearance.glass[channel]) * (
+            np.float32(appearance.stray) + np.float32(1 - appearance.stray) * light
+        )
         if pen is not None:
             light *= 1 - pen * np.float32(1 - ink[channel])
-        light = _blur(light, look.blur_um / mpp)
+        light = _blur(light, appearance.blur_um / mpp)
         if unclear is not None:
             light += unclear * (_blur(light, unclear_px) - light)
-        if look.fringe_px and channel != 1:
-            shift = (1 - channel) * look.fringe_px
+        if appearance.fringe_px and channel != 1:
+            shift = (1 - channel) * appearance.fringe_px
             move = np.array([[1, 0, shift], [0, 1, shift / 2]], np.float32)
             light = np.asarray(cv2.warpAffine(light, move, shape[::-1], borderMode=cv2.BORDER_REPLICATE))
-        if look.sharpen:
-            light += np.float32(look.sharpen) * (light - _blur(light, max(0.5 / mpp, 0.7)))
-        if look.noise:
-            light += _blur(rng.standard_normal(shape, np.float32), 0.6) * np.float32(2 * look.noise)
+        if appearance.sharpen:
+            light += np.float32(appearance.sharpen) * (light - _blur(light, max(0.5 / mpp, 0.7)))
+        if appearance.noise:
+            light += _blur(rng.standard_normal(shape, np.float32), 0.6) * np.float32(2 * appearance.noise)
         picture[..., channel] = np.clip(light + np.float32(0.5), 0, 255)
-    return _compress(picture, look.jpeg) if look.jpeg else picture
+    return _compress(picture, appearance.jpeg) if appearance.jpeg else picture
 
 
 def _compress(picture: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
-    """Return the picture after a round through JPEG."""
+    """Return the picture after JPEG compression."""
     _, packed = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     back = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
     return np.ascontiguousarray(back[..., ::-1])
@@ -64,6 +66,6 @@ def _blur(plane: Plane, sigma_px: float) -> Plane:
 
 
 def _pen(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Plane:
-    """Return (H, W) in [0, 1]: how much ink of a marker's broad stroke lies where."""
+    """Return (H, W) in [0, 1]: the ink of a broad pen stroke."""
     side = smooth_noise(rng, shape, 400 / mpp) + np.float32(rng.uniform(-1, 1))
     return np.asarray(np.clip(side * 6, 0, 1) * np.float32(rng.uniform(0.3, 0.75)))

@@ -1,4 +1,4 @@
-"""What lies between the nuclei: tumour and stroma, cytoplasm and fibres, dirt."""
+"""The background of a field: tumour and stroma, cytoplasm, fibres and dirt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from wsiscore.synthetic.appearance import Look
+from wsiscore.synthetic.appearance import Appearance
 
 __all__ = ["Flow", "Layout", "Plane", "add_dirt", "add_ground", "smooth_noise"]
 
@@ -18,7 +18,7 @@ Plane = npt.NDArray[np.float32]
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: float) -> Plane:
-    """Return (H, W) Gaussian noise of about unit variance that changes over `scale_px`."""
+    """Return (H, W) Gaussian noise of about unit variance with a correlation length of `scale_px`."""
     if scale_px <= 2:
         noise: Plane = rng.standard_normal(shape, np.float32)
         sigma_px = max(scale_px, 0.6) / 2
@@ -30,12 +30,12 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: flo
         return np.asarray(cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC) * np.float32(1.3))
     down, across = (_bells(rng, side, scale_px) for side in shape)
     grid = rng.standard_normal((down.shape[1], across.shape[1]), np.float32)
-    # einsum, not @: for products this small the threads of BLAS cost more than they give
+    # einsum, not @: for such small products BLAS threads cost more time than they save
     return np.asarray(np.einsum("yg,xg->yx", np.einsum("yi,ig->yg", down, grid), across), np.float32)
 
 
 def _bells(rng: np.random.Generator, side: int, scale_px: float) -> Plane:
-    """Return (side, n) weights that blend n random numbers `scale_px` apart, of unit variance."""
+    """Return (side, n) weights that interpolate n random numbers `scale_px` apart, with unit variance."""
     at = np.arange(side, dtype=np.float32)[:, None] / np.float32(scale_px) + np.float32(2 + rng.random())
     weights: Plane = np.exp(-np.square(at - np.arange(side // scale_px + 6, dtype=np.float32)) * np.float32(1.4))
     np.divide(weights, np.linalg.norm(weights, axis=1, keepdims=True), out=weights)
@@ -43,12 +43,12 @@ def _bells(rng: np.random.Generator, side: int, scale_px: float) -> Plane:
 
 
 def _step(values: npt.NDArray[np.floating], width: float) -> Plane:
-    """Return a soft step from 0 to 1 where `values` crosses 0."""
+    """Return a linear step from 0 to 1 around `values` = 0."""
     return np.asarray(np.clip(values / np.float32(2 * width) + np.float32(0.5), 0, 1), np.float32)
 
 
 def _fat(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Plane:
-    """Return (H, W), 1 inside the round drops of fat cells that touch one another."""
+    """Return (H, W): 1 inside fat cells, packed side by side."""
     drops = np.zeros(shape, np.uint8)
     spacing = rng.uniform(45, 70) / mpp
     ys, xs = np.mgrid[0 : shape[0] + spacing : spacing, 0 : shape[1] + spacing : spacing]
@@ -62,14 +62,14 @@ def _fat(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Plane:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where tumour and where empty glass is, pixel by pixel.
+    """Maps of tumour and of empty glass.
 
     Parameters
     ----------
     tumour
         (H, W) in [0, 1]: 1 tumour, 0 stroma.
     clear
-        (H, W) in [0, 1]: 1 where nothing covers the glass: lumen, fat, clefts.
+        (H, W) in [0, 1]: 1 is empty glass (lumen, fat, cleft).
     """
 
     tumour: Plane
@@ -77,7 +77,7 @@ class Layout:
 
     @classmethod
     def random(cls, rng: np.random.Generator, height_px: int, width_px: int, mpp: float) -> Self:
-        """Draw sheets, nests, glands or bare stroma, with lumina, clefts and fat."""
+        """Sample sheets, nests, glands or stroma alone, with lumina, clefts and fat."""
         shape = height_px, width_px
         scale = rng.uniform(50, 160)
         noise = smooth_noise(rng, shape, scale / mpp) + 0.2 * smooth_noise(rng, shape, 18 / mpp)
@@ -100,7 +100,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Which way fibres run.
+    """Direction of the fibres.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class Flow:
 
     @classmethod
     def random(cls, rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Self:
-        """Draw one direction, bent by slow noise."""
+        """Sample one direction, bent by low-frequency noise."""
         angle = rng.uniform(0, np.pi)
         cos, sin = np.float32(np.cos(angle) * mpp), np.float32(np.sin(angle) * mpp)
         y, x = np.arange(shape[0], dtype=np.float32)[:, None], np.arange(shape[1], dtype=np.float32)
@@ -129,7 +129,7 @@ class Flow:
         return np.asarray(np.arctan2(-aside, down), np.float64)
 
     def fibres(self, rng: np.random.Generator, length_um: float, width_um: float) -> Plane:
-        """Return (H, W) noise that is long along the fibres and narrow across them."""
+        """Return (H, W) noise with one correlation length along the fibres and another across them."""
         grid = rng.standard_normal((257, 257), np.float32)
         along = self.along / np.float32(length_um) + np.float32(rng.uniform(0, 256))
         across = self.across / np.float32(width_um) + np.float32(rng.uniform(0, 256))
@@ -140,7 +140,7 @@ class Flow:
 def add_ground(
     rng: np.random.Generator,
     mpp: float,
-    look: Look,
+    appearance: Appearance,
     layout: Layout,
     flow: Flow,
     cells: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.bool_]],
@@ -152,14 +152,14 @@ def add_ground(
 
     Parameters
     ----------
-    rng, mpp, look, layout, flow
+    rng, mpp, appearance, layout, flow
         As in `render_field`.
     cells
-        Row and column of the nuclear centres, and whether each is positive.
+        Row and column of the centres of nuclei, and whether each is positive.
     hematoxylin, dab
-        (H, W) dyes of the nuclei, changed.
+        (H, W) dyes of the nuclei; changed.
     bare
-        (H, W) in [0, 1]: where neither nucleus nor the pale gap around it is.
+        (H, W) in [0, 1]: 1 outside nuclei and the pale gap around them.
 
     Returns
     -------
@@ -175,17 +175,17 @@ def add_ground(
     membrane, blush = _cells(rng, mpp, cells, shape)
     tumour, solid = layout.tumour, (1 - layout.clear)
 
-    cytoplasm = look.cytoplasm_od * (1 + look.texture * (0.5 * cloud + 0.2 * grain) + 0.4 * membrane)
-    stroma = look.stroma_od * (1 + look.texture * (0.5 * cloud + 0.3 * thick + 0.15 * grain + 1.4 * strand))
+    cytoplasm = appearance.cytoplasm_od * (1 + appearance.texture * (0.5 * cloud + 0.2 * grain) + 0.4 * membrane)
+    stroma = appearance.stroma_od * (1 + appearance.texture * (0.5 * cloud + 0.3 * thick + 0.15 * grain + 1.4 * strand))
     body = np.maximum(tumour * cytoplasm + (1 - tumour) * stroma, 0) * solid * bare
     hematoxylin += body
-    dab += look.background_od * solid * (0.8 + 0.3 * cloud + 0.15 * grain).clip(0)
-    dab += look.blush_od * solid * bare * blush * tumour * (1 + 0.3 * grain).clip(0)
+    dab += appearance.background_od * solid * (0.8 + 0.3 * cloud + 0.15 * grain).clip(0)
+    dab += appearance.blush_od * solid * bare * blush * tumour * (1 + 0.3 * grain).clip(0)
     lines = tumour * (0.25 * grain + 0.8 * membrane) + (1 - tumour) * (
         0.3 * grain + 1.2 * strand + 0.3 * thin * np.clip(cloud, 0, 1)
     )
     edge = cv2.Laplacian(cv2.GaussianBlur(layout.clear, (0, 0), max(0.6 / mpp, 0.7)), cv2.CV_32F)
-    residual: Plane = np.float32(look.refraction) * (lines * bare * solid + 4 * edge) + np.float32(0.2) * body
+    residual: Plane = np.float32(appearance.refraction) * (lines * bare * solid + 4 * edge) + np.float32(0.2) * body
     return residual
 
 
@@ -195,7 +195,7 @@ def _cells(
     cells: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.bool_]],
     shape: tuple[int, ...],
 ) -> tuple[Plane, Plane]:
-    """Return the borders between cells (0..1) and each pixel's share of its cell's cytoplasmic DAB."""
+    """Return (H, W) maps of the borders between cells, 0..1, and of cytoplasmic DAB."""
     row, column, positive = cells
     if not len(row):
         return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
@@ -203,28 +203,28 @@ def _cells(
     seeds[row, column] = 0
     distance, owner = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     border = cv2.morphologyEx(owner.astype(np.float32), cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
-    reach = np.float32(9 / mpp)
-    border &= distance < reach
+    radius = np.float32(9 / mpp)
+    border &= distance < radius
     membrane = np.asarray(cv2.GaussianBlur(border.astype(np.float32), (0, 0), max(0.35 / mpp, 0.6)), np.float32)
     whose = np.asarray(owner, np.int32)
     amount = np.zeros(int(whose.max()) + 1, np.float32)
     amount[whose[row, column]] = rng.gamma(0.6, 1.0, len(row)) * np.where(positive, 1.6, 0.5)
-    blush = amount[whose] * np.clip(np.float32(1.5) - distance / reach, 0, 1)
+    blush = amount[whose] * np.clip(np.float32(1.5) - distance / radius, 0, 1)
     return membrane, np.asarray(cv2.GaussianBlur(blush, (0, 0), 0.8 / mpp), np.float32)
 
 
 def add_dirt(
     rng: np.random.Generator,
     mpp: float,
-    look: Look,
+    appearance: Appearance,
     layout: Layout,
     hematoxylin: Plane,
     dab: Plane,
     residual: Plane,
 ) -> None:
-    """Add what is no nucleus and must not be taken for one: brown specks, black grains, shadows, folds.
+    """Add confounders that are not nuclei, in place: brown specks, black grains, blurred spots, folds.
 
-    The planes are changed in place. Little of it lies on empty glass.
+    Few of them lie on empty glass.
     """
     area_mm2 = hematoxylin.size * mpp * mpp / 1e6
 
@@ -234,17 +234,17 @@ def add_dirt(
             if layout.clear[int(centre[0]), int(centre[1])] < 0.5 or rng.random() < 0.03:
                 yield centre
 
-    for centre in somewhere(look.ghosts_mm2):
+    for centre in somewhere(appearance.ghosts_mm2):
         plane = dab if rng.random() < 0.25 else hematoxylin
         _blot(rng, plane, centre, rng.uniform(2.5, 6) / mpp, rng.uniform(0.03, 0.16), soft=rng.uniform(0.5, 1.0))
-    for centre in somewhere(look.debris_mm2):
+    for centre in somewhere(appearance.debris_mm2):
         size = rng.gamma(2.0, 0.45) / mpp + 0.4
         _blot(rng, dab, centre, size, rng.uniform(0.15, 1.5), soft=rng.uniform(0.1, 0.6))
-    for centre in somewhere(look.pigment_mm2):
+    for centre in somewhere(appearance.pigment_mm2):
         for _ in range(rng.integers(3, 30)):
             grain = centre + rng.normal(0, 4 / mpp, 2)
             _blot(rng, residual, grain, rng.uniform(0.3, 0.9) / mpp + 0.4, rng.uniform(0.3, 1.2), soft=0.3)
-    if rng.random() < look.accidents / 3:
+    if rng.random() < appearance.artefacts / 3:
         fold = _step(rng.uniform(0.03, 0.1) - np.abs(smooth_noise(rng, dab.shape, 120 / mpp)), 0.03)
         fold = 1 + np.float32(rng.uniform(0.5, 1.5)) * fold
         hematoxylin *= fold
@@ -260,7 +260,7 @@ def _blot(
     amount: float,
     soft: float,
 ) -> None:
-    """Add one irregular spot to a plane, in place; `soft` 0 is sharp, 1 a cloud."""
+    """Add one irregular spot to a plane, in place; `soft` is the width of its edge, from 0 (sharp) to 1."""
     y, x = centre
     half = int(radius_px * 2 + 2)
     top, left = max(int(y) - half, 0), max(int(x) - half, 0)

@@ -1,7 +1,7 @@
-"""Whole slides with known cells: an SVS as a scanner writes it, its ROIs, and every nucleus; and fields in many stains.
+"""Synthetic whole slides (SVS, ROIs, nuclei) and synthetic fields in several stains, written to disk.
 
-None of it is a patient. A small slide is painted in one piece; a larger one repeats one painted block, mirrored so
-that its edges meet, and is written strip by strip in flat memory.
+A small slide is rendered in one piece. A larger one repeats one rendered block, mirrored at its edges, and is written
+strip by strip in constant memory.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from shapely import Polygon
 from shapely.geometry import mapping
 
 from wsiscore.errors import OutputError
-from wsiscore.synthetic.appearance import Look
-from wsiscore.synthetic.field import Known, render_field
+from wsiscore.synthetic.appearance import Appearance
+from wsiscore.synthetic.field import FieldTruth, render_field
 from wsiscore.synthetic.ground import Layout, smooth_noise
 from wsiscore.synthetic.nuclei import KINDS
 from wsiscore.synthetic.pairs import render_pair
@@ -34,25 +34,25 @@ __all__ = ["Truth", "read_truth", "render_pairs", "render_slide", "write_svs"]
 Picture = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]
 
-_BLOCK_PX = 3584  # a larger slide repeats a block of at most this side
-_DIFFICULTY = 0.15  # of the look of a slide
-_RIM_UM = 12.0  # no nucleus this near a block's edge: mirrored ones would overlap
+_BLOCK_PX = 3584  # greatest side of a slide rendered in one piece
+_DIFFICULTY = 0.15  # of a slide's appearance
+_MARGIN_UM = 12.0  # distance of nuclei from a block's edge: mirrored ones must not overlap
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """Every nucleus of a rendered slide; columns of one length.
+    """The nuclei of a rendered slide as columns of one length.
 
     Parameters
     ----------
     x_um, y_um
-        Centre, from the slide's top left.
+        Centre in micrometres from the slide's top left.
     positive
-        Whether it took DAB.
+        Whether the nucleus is stained with DAB.
     kind
-        One of `wsiscore.rendering.KINDS`.
+        One of `wsiscore.synthetic.nuclei.KINDS`.
     roi
-        Name of the ROI it lies in, empty outside all.
+        Name of the ROI that contains it; empty outside all.
     """
 
     x_um: npt.NDArray[np.float64]
@@ -63,12 +63,12 @@ class Truth:
 
     @property
     def ki67_index(self) -> float:
-        """Positive tumour nuclei in percent of all inside ROIs; nan without any."""
+        """Positive in percent of all tumour nuclei in the ROIs; nan if there is none."""
         counted = self.positive[(self.kind == "tumour") & (self.roi != "")]
         return 100 * float(counted.mean()) if len(counted) else float("nan")
 
     @classmethod
-    def of(cls, field: Known, rois: dict[str, Polygon]) -> Self:
+    def of(cls, field: FieldTruth, rois: dict[str, Polygon]) -> Self:
         """Return the nuclei of a field with the ROI of each."""
         return cls.inside(field.x_um, field.y_um, field.positive, np.array(KINDS)[field.kind], rois)
 
@@ -89,7 +89,7 @@ class Truth:
         return cls(x_um, y_um, positive, kind, roi)
 
     def write(self, path: Path) -> None:
-        """Write ``x_um,y_um,class,kind,roi``, one nucleus a line, positions to 0.01 µm."""
+        """Write CSV with ``x_um,y_um,class,kind,roi``: one nucleus per line, positions to 0.01 µm."""
         with path.open("w", newline="") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(["x_um", "y_um", "class", "kind", "roi"])
@@ -99,7 +99,7 @@ class Truth:
 
 
 def read_truth(path: Path) -> Truth:
-    """Read what `Truth.write` wrote."""
+    """Read a file of `Truth.write`."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return Truth(
@@ -121,22 +121,22 @@ def render_slide(
     mpp: float = 0.25,
     seed: int = 0,
 ) -> Path:
-    """Write ``name.svs``, its ROIs ``name.geojson`` as QuPath does, and ``name.truth.csv``.
+    """Write ``name.svs``, its ROIs ``name.geojson`` in QuPath's format, and its nuclei ``name.truth.csv``.
 
     Parameters
     ----------
     folder
-        Where to; made if it is missing.
+        Output folder; made if it is missing.
     name
         Stem of the three files.
     index
-        Positive tumour nuclei in percent.
+        Ki67 index in percent.
     width_px, height_px
         Size of level 0.
     mpp
         Micrometres per pixel.
     seed
-        The same one gives the same slide.
+        The same seed gives the same slide.
 
     Returns
     -------
@@ -149,10 +149,10 @@ def render_slide(
         If a file cannot be written.
     """
     rng = np.random.default_rng(seed)
-    look = _scanned(rng)
+    appearance = _scanned(rng)
     section = _Section.random(rng, width_px * mpp, height_px * mpp)
-    paint = _whole if max(width_px, height_px) <= _BLOCK_PX else _mirrored
-    strip, truth = paint(rng, section, width_px, height_px, mpp, look, index)
+    render = _render_whole if max(width_px, height_px) <= _BLOCK_PX else _render_mirrored
+    strip, truth = render(rng, section, width_px, height_px, mpp, appearance, index)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         truth.write(folder / f"{name}.truth.csv")
@@ -167,22 +167,22 @@ def render_slide(
 def render_pairs(
     folder: Path, name: str, n: int, stains: Sequence[str], *, index: float | None, side_px: int, mpp: float, seed: int
 ) -> Path:
-    """Write fields in several stains, ``<stain>/<name>-<number>.png``, and their nuclei, ``truth/<name>-<number>.csv``.
+    """Write fields in several stains: ``<stain>/<name>-<number>.png``, and the nuclei ``truth/<name>-<number>.csv``.
 
     Parameters
     ----------
     folder
-        Where to; made if it is missing, and returned.
+        Output folder; made if it is missing, and returned.
     name, n
-        Stem of the files; how many fields.
+        Stem of the files; number of fields.
     stains
-        Of `wsiscore.rendering.STAINS`.
+        Names from `wsiscore.synthetic.stains.STAINS`.
     index
-        Positive tumour nuclei in percent; None draws one for each field.
+        Ki67 index in percent; None samples one for each field.
     side_px, mpp
-        Size of a field, and its micrometres per pixel.
+        Side of a field, and micrometres per pixel.
     seed
-        The same one gives the same fields.
+        The same seed gives the same fields.
 
     Raises
     ------
@@ -204,25 +204,25 @@ def render_pairs(
     return folder
 
 
-def _scanned(rng: np.random.Generator) -> Look:
-    """Draw the look of a crowded tumour, cleanly stained and scanned."""
+def _scanned(rng: np.random.Generator) -> Appearance:
+    """Sample the appearance of a dense tumour, cleanly stained and scanned."""
     level = float(rng.uniform(236, 245))
     return replace(
-        Look.random(rng, _DIFFICULTY),
+        Appearance.random(rng, _DIFFICULTY),
         glass=(level, level - 1, level - 2),  # a scanner balances its white
         density_mm2=float(rng.uniform(5500, 7000)),
         diameter_um=float(rng.uniform(7.5, 9)),
         stroma_mm2=700.0,
         lymphocytes_mm2=150.0,
         noise=0.5,
-        accidents=0.0,
+        artefacts=0.0,
         jpeg=0,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """The piece of tissue on the glass, the tumour in it, and the ROIs drawn on it, all in micrometres."""
+    """Outlines of the tissue, of its tumour and of the ROIs, in micrometres."""
 
     tissue: Polygon
     tumour: Polygon
@@ -230,7 +230,7 @@ class _Section:
 
     @classmethod
     def random(cls, rng: np.random.Generator, width_um: float, height_um: float) -> _Section:
-        """Draw a piece of tissue with a tumour and something in its middle that the ROI leaves out."""
+        """Sample tissue with a tumour and an area in its middle that the ROI excludes."""
         half = np.array([width_um, height_um]) / 2
         edge_um = 0.04 * float(half.min())
         tissue = _blob(rng, half, half * 0.84, 0.10)
@@ -244,7 +244,7 @@ class _Section:
 def _blob(
     rng: np.random.Generator, centre: npt.NDArray[np.float64], half: npt.NDArray[np.float64], rough: float
 ) -> Polygon:
-    """Return a rounded irregular outline."""
+    """Return a round, irregular outline."""
     turn = np.linspace(0, 2 * np.pi, 240, endpoint=False)
     radius = np.ones_like(turn)
     for wave in range(2, 16):
@@ -254,7 +254,7 @@ def _blob(
 
 
 def _mask(outline: Polygon, mpp: float, shape: tuple[int, int], top: int = 0) -> Picture:
-    """Return (H, W): 255 inside an outline, 0 outside, from row `top` of the slide."""
+    """Return (H, W) from row `top` of the slide: 255 inside an outline, 0 outside."""
     mask = np.zeros(shape, np.uint8)
     for part in shapely.get_parts(outline):
         for ring, value in ((part.exterior, 255), *((hole, 0) for hole in part.interiors)):
@@ -264,15 +264,21 @@ def _mask(outline: Polygon, mpp: float, shape: tuple[int, int], top: int = 0) ->
 
 
 def _nests(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Plane:
-    """Return (H, W), 1 in tumour nests and 0 in the strands of stroma between them."""
+    """Return (H, W): 1 in tumour nests, 0 in the strands of stroma between them."""
     septa = np.abs(smooth_noise(rng, shape, 90 / mpp) + 0.2 * smooth_noise(rng, shape, 20 / mpp))
     return np.clip((septa - np.float32(0.12)) * 12, 0, 1).astype(np.float32)
 
 
-def _whole(
-    rng: np.random.Generator, section: _Section, width_px: int, height_px: int, mpp: float, look: Look, index: float
+def _render_whole(
+    rng: np.random.Generator,
+    section: _Section,
+    width_px: int,
+    height_px: int,
+    mpp: float,
+    appearance: Appearance,
+    index: float,
 ) -> tuple[Strip, Truth]:
-    """Paint a slide in one piece."""
+    """Render a slide in one piece."""
     shape = height_px, width_px
     tumour = np.where(_mask(section.tumour, mpp, shape), _nests(rng, shape, mpp), np.float32(0))
     rough = smooth_noise(rng, shape, 60 / mpp) + 0.5 * smooth_noise(rng, shape, 12 / mpp)
@@ -280,20 +286,26 @@ def _whole(
     tissue = cv2.GaussianBlur(tissue, (0, 0), 12 / mpp) + np.float32(0.13) * rough
     torn = smooth_noise(rng, shape, 40 / mpp) + np.float32(0.3) * rough - np.float32(2.3)
     clear = np.maximum(np.clip(0.5 - (tissue - 0.5) * 9, 0, 1), np.clip(torn * 6, 0, 1))
-    field = render_field(rng, *shape, mpp, look=look, index=index, layout=Layout(tumour, clear))
+    field = render_field(rng, *shape, mpp, appearance=appearance, index=index, layout=Layout(tumour, clear))
     return (lambda top, bottom: field.rgb[top:bottom]), Truth.of(field, section.rois)
 
 
-def _mirrored(
-    rng: np.random.Generator, section: _Section, width_px: int, height_px: int, mpp: float, look: Look, index: float
+def _render_mirrored(
+    rng: np.random.Generator,
+    section: _Section,
+    width_px: int,
+    height_px: int,
+    mpp: float,
+    appearance: Appearance,
+    index: float,
 ) -> tuple[Strip, Truth]:
-    """Paint one block and lay it out mirrored; the tissue's outline cuts it."""
+    """Render one block, repeat it mirrored, and clip it to the outline of the tissue."""
     side = min(_BLOCK_PX, 2048)
     layout = Layout(_nests(rng, (side, side), mpp), np.zeros((side, side), np.float32))
-    field = render_field(rng, side, side, mpp, look=look, index=index, layout=layout, rim_um=_RIM_UM)
+    field = render_field(rng, side, side, mpp, appearance=appearance, index=index, layout=layout, margin_um=_MARGIN_UM)
     pair = np.concatenate([field.rgb, field.rgb[:, ::-1]], axis=1)
     wide = np.tile(pair, (1, -(-width_px // (2 * side)), 1))[:, :width_px]
-    empty = np.full((STRIP_PX, width_px, 3), np.array(look.glass).round().astype(np.uint8))
+    empty = np.full((STRIP_PX, width_px, 3), np.array(appearance.glass).round().astype(np.uint8))
 
     def strip(top: int, bottom: int) -> Picture:
         rows = np.arange(top, bottom) % (2 * side)
@@ -317,7 +329,7 @@ def _mirrored(
 
 
 def _geojson(rois: dict[str, Polygon], mpp: float, seed: int) -> str:
-    """Return the outlines as QuPath exports annotations: level-0 pixels from the top left."""
+    """Return GeoJSON as QuPath exports annotations, in level-0 pixels from the top left."""
     features = [
         {
             "type": "Feature",

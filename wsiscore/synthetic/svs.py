@@ -1,4 +1,4 @@
-"""Pyramids as Aperio's scanners write them, strip by strip."""
+"""Writer of pyramidal SVS files in the layout of Aperio scanners."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ __all__ = ["STRIP_PX", "Strip", "write_svs"]
 
 Picture = npt.NDArray[np.uint8]
 Strip = Callable[[int, int], Picture]
-"""Returns rows top to bottom (exclusive) of a slide, (bottom - top, width, 3) RGB in 0..255."""
+"""Returns rows top to bottom (exclusive) of a slide: (bottom - top, width, 3) RGB, 0..255."""
 
 STRIP_PX = 256
-"""Side of a tile, and the most rows asked for at a time."""
+"""Side of a tile, and the greatest number of rows per call of a `Strip`."""
 
 
 def write_svs(path: Path, strip: Strip, width_px: int, height_px: int, mpp: float, *, quality: int = 80) -> None:
-    """Write a pyramid as Aperio's scanners do: tiled JPEG, a thumbnail second, levels 4 times smaller each.
+    """Write a pyramid in Aperio's layout: tiled JPEG, a thumbnail as the second image, levels 4 times smaller each.
 
     Parameters
     ----------
     path
         The file to write.
     strip
-        Gives rows of the slide; asked for a few hundred at a time, from top to bottom, once a level.
+        Returns rows of the slide; called from top to bottom, once per level, for at most `STRIP_PX` rows.
     width_px, height_px
         Size of level 0.
     mpp
         Micrometres per pixel of level 0.
     quality
-        Of JPEG, 1..100.
+        JPEG quality, 1..100.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def write_svs(path: Path, strip: Strip, width_px: int, height_px: int, mpp: floa
             for factor, tiled in ((1, True), (thumbnail, False), *((level, True) for level in levels[1:])):
                 height, width = height_px // factor, width_px // factor
                 file.write(
-                    _tiles(strip, height, width, factor) if tiled else _shrunk(strip, height, width, factor),
+                    _tiles(strip, height, width, factor) if tiled else _thumbnail(strip, height, width, factor),
                     shape=(height, width, 3),
                     dtype=np.uint8,
                     tile=(STRIP_PX, STRIP_PX) if tiled else None,
@@ -69,12 +69,12 @@ def write_svs(path: Path, strip: Strip, width_px: int, height_px: int, mpp: floa
         raise OutputError(f"{path} cannot be written: {error}; choose another folder") from error
 
 
-def _shrunk(strip: Strip, height: int, width: int, factor: int) -> Picture:
+def _thumbnail(strip: Strip, height: int, width: int, factor: int) -> Picture:
     return np.concatenate(list(_rows(strip, height, width, factor)))
 
 
 def _rows(strip: Strip, height: int, width: int, factor: int) -> Iterator[Picture]:
-    """Yield a level's rows, up to one tile high at a time, averaged over squares of `factor`."""
+    """Yield the rows of a level, at most one tile high at a time; a pixel is the mean of factor × factor pixels."""
     step = max(STRIP_PX // factor, 1)
     for top in range(0, height, STRIP_PX):
         bottom = min(top + STRIP_PX, height)

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from wsiscore.errors import OutputError
-from wsiscore.synthetic.appearance import Look
-from wsiscore.synthetic.field import Known, render_field
+from wsiscore.synthetic.appearance import Appearance
+from wsiscore.synthetic.field import FieldTruth, render_field
 from wsiscore.synthetic.ground import Layout
 from wsiscore.synthetic.pairs import render_pair
 from wsiscore.training.targets import OTHERS
@@ -77,7 +77,7 @@ class PoolSettings:
         layout = Layout.random(rng, painted, painted, mpp / factor)
         if not nests:
             layout = replace(layout, tumour=np.ones_like(layout.tumour))
-        field = render_field(rng, painted, painted, mpp / factor, look=look, index=index, layout=layout)
+        field = render_field(rng, painted, painted, mpp / factor, appearance=look, index=index, layout=layout)
         rgb = cv2.resize(field.rgb, (painted // factor, painted // factor), interpolation=cv2.INTER_AREA)
         inner = np.s_[rim : rim + self.side_px, rim : rim + self.side_px]
         return {"rgb": rgb[inner].astype(np.uint8), "cells": _cells(field)[::factor, ::factor][inner]}
@@ -198,12 +198,12 @@ def _render_block(folder: Path, settings: PoolSettings, block: int) -> None:
         part.replace(folder / f"{block:05d}.{name}.npy")
 
 
-def _look(rng: np.random.Generator) -> tuple[Look, bool]:
+def _look(rng: np.random.Generator) -> tuple[Appearance, bool]:
     """Draw a look, and whether its tumour grows in nests amid stroma or everywhere.
 
-    Some looks are of tumours that `Look.random` seldom draws and laboratories often see.
+    Some looks are of tumours that `Appearance.random` seldom draws and laboratories often see.
     """
-    look = Look.random(rng, float(rng.uniform(0.3, 1)))
+    look = Appearance.random(rng, float(rng.uniform(0.3, 1)))
     kind = rng.random()
     if kind < _GLIAL:
         return _glial(rng, look), False
@@ -214,7 +214,7 @@ def _look(rng: np.random.Generator) -> tuple[Look, bool]:
     return look, True
 
 
-def _glial(rng: np.random.Generator, look: Look) -> Look:
+def _glial(rng: np.random.Generator, look: Appearance) -> Appearance:
     """Return a look with nuclei that are small, long, irregular and pale, as a glioma's."""
     return replace(
         look,
@@ -230,7 +230,7 @@ def _glial(rng: np.random.Generator, look: Look) -> Look:
     )
 
 
-def _ghostly(rng: np.random.Generator, look: Look) -> Look:
+def _ghostly(rng: np.random.Generator, look: Appearance) -> Appearance:
     """Return a look with vesicular negative nuclei so pale that little but their edge and nucleoli is seen."""
     level = float(rng.uniform(170, 240))
     return replace(
@@ -252,7 +252,7 @@ def _ghostly(rng: np.random.Generator, look: Look) -> Look:
     )
 
 
-def _cells(field: Known) -> CellMap:
+def _cells(field: FieldTruth) -> CellMap:
     """Return the nuclei centred in a field as cells, (H, W)."""
     signed = np.zeros(max(int(field.labels.max()), len(field.x_um)) + 1, np.int16)
     numbers = np.arange(1, len(field.x_um) + 1) + np.where(field.counted, 0, OTHERS)

@@ -1,1 +1,1 @@
-"""Scores of a cohort against clinical values."""
+"""Comparison of scores with clinical values."""

@@ -1,4 +1,4 @@
-"""How well two measurements of the same cases agree: calls at a cutoff, differences, correlation, ROC."""
+"""Agreement of two measurements of the same cases: calls at a cutoff, differences, correlation, ROC."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["Confusion", "Differences", "auc", "confusion", "differences", "icc",
 
 Values = npt.NDArray[np.float64]
 
-_HALVES = 1e-9  # percentage points: an index this near the edge of an interval is on it
+_TOLERANCE = 1e-9  # percentage points: an index this near the end of an interval is inside
 
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Calls against labels; "high" is the positive of the two. Source: Molnar et al., IHCScoreGAN, eq. 9.
+    """Confusion matrix of calls and labels, "high" being positive. Source: Molnar et al., IHCScoreGAN, eq. 9.
 
-    The paper's text swaps the names of FP and FN ("incorrectly-classified positive cases as False Negative"); what it
-    means is the usual: a false positive is called high and labelled low.
+    The paper's text swaps the names of FP and FN ("incorrectly-classified positive cases as False Negative"). Here a
+    false positive is, as usual, called high and labelled low.
     """
 
     tp: int
@@ -30,30 +30,30 @@ class Confusion:
 
     @property
     def precision(self) -> float:
-        """Share of the high calls that are right, in [0, 1]; nan without one."""
-        return _share(self.tp, self.tp + self.fp)
+        """Fraction of the high calls that are right, in [0, 1]; nan without one."""
+        return _ratio(self.tp, self.tp + self.fp)
 
     @property
     def recall(self) -> float:
-        """Share of the cases labelled high that are called so, in [0, 1]; nan without one."""
-        return _share(self.tp, self.tp + self.fn)
+        """Fraction of the cases labelled high that are called high, in [0, 1]; nan without one."""
+        return _ratio(self.tp, self.tp + self.fn)
 
     @property
     def accuracy(self) -> float:
-        """Share of right calls, in [0, 1]; nan without cases."""
-        return _share(self.tp + self.tn, self.tp + self.fp + self.fn + self.tn)
+        """Fraction of right calls, in [0, 1]; nan without cases."""
+        return _ratio(self.tp + self.tn, self.tp + self.fp + self.fn + self.tn)
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall, in [0, 1]; nan if nothing is high."""
-        return _share(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+        """Harmonic mean of precision and recall, in [0, 1]; nan if no call and no label is high."""
+        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
 
 def confusion(predicted: Values, clinical: Values, cutoff: float, within: float = 0.0) -> Confusion:
-    """Count calls against labels; at or above the cutoff is high.
+    """Count calls against labels; an index at or above the cutoff is high.
 
-    With `within` a case both predicted and labelled in [cutoff − within, cutoff + within] counts as correct: as a
-    true positive if it is labelled high, else as a true negative. Source: Molnar et al., IHCScoreGAN, section 3.3.
+    With `within`, a case whose prediction and label both lie in [cutoff − within, cutoff + within] is correct: a true
+    positive if it is labelled high, else a true negative. Source: Molnar et al., IHCScoreGAN, section 3.3.
 
     Parameters
     ----------
@@ -62,11 +62,11 @@ def confusion(predicted: Values, clinical: Values, cutoff: float, within: float 
     cutoff
         Percent.
     within
-        Half the interval, in percentage points.
+        Half width of the interval, in percentage points.
     """
     label = clinical >= cutoff
-    reach = within + _HALVES
-    equivocal = (np.abs(predicted - cutoff) <= reach) & (np.abs(clinical - cutoff) <= reach) & (within > 0)
+    half = within + _TOLERANCE
+    equivocal = (np.abs(predicted - cutoff) <= half) & (np.abs(clinical - cutoff) <= half) & (within > 0)
     call = np.where(equivocal, label, predicted >= cutoff)
     return Confusion(
         tp=int((call & label).sum()),
@@ -90,7 +90,7 @@ class Differences:
 
 
 def differences(predicted: Values, clinical: Values) -> Differences:
-    """Return how predicted indices differ from clinical ones; limits are nan with fewer than two cases."""
+    """Return bias and limits of agreement of predicted − clinical; limits are nan with fewer than two cases."""
     each = predicted - clinical
     bias = float(each.mean()) if len(each) else math.nan
     half = 1.96 * float(each.std(ddof=1)) if len(each) > 1 else math.nan
@@ -101,12 +101,12 @@ def icc(ratings: Values) -> float:
     """Return the intraclass correlation ICC(2,1): two-way random effects, absolute agreement, a single rating.
 
     (MSB − MSE) / (MSB + (k − 1) MSE + k (MSJ − MSE) / n) with the mean squares between cases (MSB), between raters
-    (MSJ) and of what remains (MSE). Source: P. E. Shrout and J. L. Fleiss, Psychol. Bull. 86 (1979) 420.
+    (MSJ) and of the residual (MSE). Source: P. E. Shrout and J. L. Fleiss, Psychol. Bull. 86 (1979) 420.
 
     Parameters
     ----------
     ratings
-        (n, k): a row a case, a column a rater.
+        (n, k): rows are cases, columns are raters.
 
     Returns
     -------
@@ -133,13 +133,13 @@ def roc(predicted: Values, label: npt.NDArray[np.bool_]) -> tuple[Values, Values
     predicted
         (N,) indices.
     label
-        (N,): which cases are labelled high.
+        (N,): whether each case is labelled high.
 
     Returns
     -------
     tuple of array
         Threshold, false positive rate and true positive rate, from a threshold above all indices (inf) down to the
-        least index; a case is called high at or above the threshold. Rates are nan where no case has that label.
+        least index; a case is called high at or above the threshold. Rates are nan if no case has the label.
     """
     thresholds = np.concatenate([[np.inf], np.unique(predicted)[::-1]])
     called = predicted[None, :] >= thresholds[:, None]
@@ -150,9 +150,12 @@ def roc(predicted: Values, label: npt.NDArray[np.bool_]) -> tuple[Values, Values
 
 
 def auc(fpr: Values, tpr: Values) -> float:
-    """Return the area under a curve of `roc`: the chance that a high case has the higher index, ties counted half."""
+    """Return the area under a curve of `roc`.
+
+    It is the probability that a high case has a higher index than a low one, where ties count one half.
+    """
     return float(np.trapezoid(tpr, fpr))
 
 
-def _share(part: float, whole: float) -> float:
+def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan

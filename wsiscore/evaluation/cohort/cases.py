@@ -1,4 +1,4 @@
-"""A cohort's scores against clinical values, case by case."""
+"""Scores of a cohort joined with its clinical values, and their measures."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from wsiscore.score import Tally
 __all__ = [
     "CASE_HEADER",
     "RELAXATION_HEADER",
-    "Case",
+    "ScoredCase",
     "case_rows",
     "indices",
-    "read_cases",
+    "read_scored_cases",
     "relaxation_rows",
     "summarise_cases",
 ]
@@ -38,30 +38,30 @@ CASE_HEADER = (
     "label",
     "note",
 )
-"""Names of the fields of a case, in order."""
+"""Columns of the table of cases, in order."""
 RELAXATION_HEADER = ("cutoff", "within", "tp", "fp", "fn", "tn", "precision", "recall", "accuracy", "f1")
-"""Names of the fields of a row of the relaxation table, in order."""
-_WIDEST = 10  # percentage points on either side of the cutoff
+"""Columns of the relaxation table, in order."""
+_WIDEST = 10  # greatest half width of the interval, percentage points
 
 _log = logging.getLogger("wsiscore")
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """What was counted of a case, and what the clinic says of it.
+class ScoredCase:
+    """Cell counts and clinical value of a case.
 
     Parameters
     ----------
     name
-        Of the case, or of its only slide.
+        Name of the case, or of its only slide.
     slides
         Its slides.
     tally
-        Counts of all its slides that were scored.
+        Sum over its scored slides.
     clinical
         Clinical index, percent.
     failed
-        For each slide without a score its name and the reason.
+        Name and reason of each slide without a score.
     """
 
     name: str
@@ -80,31 +80,31 @@ class _Table:
         return bool(self.rows) and column in self.rows[0]
 
 
-def read_cases(scores: Path, clinical: Path) -> list[Case]:
-    """Join a cohort's scores with its clinical values.
+def read_scored_cases(scores: Path, clinical: Path) -> list[ScoredCase]:
+    """Read the scores of a cohort and join them with its clinical values.
 
     Parameters
     ----------
     scores
         ``scores.csv``, or the table that `wsiscore score` prints.
     clinical
-        A table with the columns ``ki67``, in percent, and ``slide`` or ``case`` or both. With both, the slides of a
-        case are pooled by their counts; with one, a slide is a case. Comma, tab or semicolon separated.
+        A table with the columns ``ki67``, in percent, and ``slide`` or ``case`` or both. With both, the counts of
+        the slides of a case add up; with one, each slide is a case. Comma, tab or semicolon separated.
 
     Returns
     -------
-    list of Case
-        In the order of the clinical table. A case none of whose slides has cells has an empty tally.
+    list of ScoredCase
+        In the order of the clinical table. A case without any cell has an empty tally.
 
     Raises
     ------
     TruthError
-        If a table cannot be read, a value is no index, or the slides of the two tables are not the same.
+        If a table cannot be read, a value is not an index, or the two tables have different slides.
     """
     counts = _scores(_read(scores, ("slide", "positive", "negative")))
     table = _read(clinical, ("ki67",))
     if not (table.has("slide") or table.has("case")):
-        raise TruthError(f"{clinical} says neither slide nor case; wanted one of these columns beside ki67")
+        raise TruthError(f"{clinical} has neither a column slide nor case; wanted one of them beside ki67")
     values: dict[str, float] = {}
     slides_of: dict[str, list[str]] = {}
     for line, row in enumerate(table.rows, start=2):
@@ -115,14 +115,14 @@ def read_cases(scores: Path, clinical: Path) -> list[Case]:
         slides_of.setdefault(case, []).append(slide)
     _same_slides(scores, clinical, list(counts), [slide for slides in slides_of.values() for slide in slides])
     if values and 0 < max(values.values()) <= 1:
-        _log.warning("%s: no value of ki67 is above 1; wanted are percent", clinical)
+        _log.warning("%s: no value of ki67 is above 1; wanted percent", clinical)
     return [_case(name, slides, counts, values[name]) for name, slides in slides_of.items()]
 
 
-def _case(name: str, slides: list[str], counts: dict[str, tuple[Tally, str]], clinical: float) -> Case:
+def _case(name: str, slides: list[str], counts: dict[str, tuple[Tally, str]], clinical: float) -> ScoredCase:
     tally = sum((counts[slide][0] for slide in slides), Tally())
     failed = tuple(f"{slide}: {counts[slide][1]}" for slide in slides if counts[slide][1])
-    return Case(name, tuple(slides), tally, clinical, failed)
+    return ScoredCase(name, tuple(slides), tally, clinical, failed)
 
 
 def _read(path: Path, wanted: Sequence[str]) -> _Table:
@@ -133,23 +133,25 @@ def _read(path: Path, wanted: Sequence[str]) -> _Table:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TruthError(f"{path} cannot be read ({error}); wanted a table as text") from error
     if not rows:
-        raise TruthError(f"{path} has no rows; wanted a line with the columns {', '.join(wanted)}, and a line a case")
+        raise TruthError(
+            f"{path} has no rows; wanted a line with the columns {', '.join(wanted)}, and a line for each case"
+        )
     found = [str(column) for column in rows[0] if column is not None]
     if missing := [column for column in wanted if column not in found]:
         raise TruthError(f"{path} lacks {', '.join(missing)}; it has the columns {', '.join(found)}")
     for line, row in enumerate(rows, start=2):
         if None in row or None in row.values():
-            raise TruthError(f"{path}, line {line} has not {len(found)} fields as the first line does; mend it")
+            raise TruthError(f"{path}, line {line} has not {len(found)} fields as the first line does; correct it")
     return _Table(path, [{name: value.strip() for name, value in row.items()} for row in rows])
 
 
 def _scores(table: _Table) -> dict[str, tuple[Tally, str]]:
-    """Return each slide's counts, and why it has none."""
+    """Return the counts of each slide, and the reason if it has none."""
     counts: dict[str, tuple[Tally, str]] = {}
     for line, row in enumerate(table.rows, start=2):
         slide = row["slide"]
         if slide in counts:
-            raise TruthError(f"{table.path}, line {line}: slide {slide} is there twice; which score counts?")
+            raise TruthError(f"{table.path}, line {line}: slide {slide} is there twice; keep one line")
         if row["positive"] == "nan":
             counts[slide] = Tally(), row.get("call") or "no score"
             continue
@@ -180,29 +182,29 @@ def _same_slides(scores: Path, clinical: Path, scored: list[str], known: list[st
     ):
         if slides:
             shown = ", ".join(slides[:5]) + (f" and {len(slides) - 5} more" if len(slides) > 5 else "")
-            raise TruthError(f"{path} {problem}: {shown}; mend the name or take the line out")
+            raise TruthError(f"{path} {problem}: {shown}; correct the name or remove the line")
 
 
-def indices(cases: Sequence[Case]) -> tuple[Values, Values]:
-    """Return the predicted and the clinical index of the cases that have cells, in percent."""
+def indices(cases: Sequence[ScoredCase]) -> tuple[Values, Values]:
+    """Return the predicted and the clinical index of the cases with cells, in percent."""
     scored = [case for case in cases if case.tally.n]
     predicted = np.array([case.tally.ki67_index for case in scored], np.float64)
     return predicted, np.array([case.clinical for case in scored], np.float64)
 
 
-def summarise_cases(cases: Sequence[Case], cutoff: float) -> dict[str, float]:
-    """Return the measures of a cohort; cases without cells are in none of them but in ``unscored``.
+def summarise_cases(cases: Sequence[ScoredCase], cutoff: float) -> dict[str, float]:
+    """Return the measures of a cohort; cases without cells count as ``unscored`` only.
 
     Parameters
     ----------
     cases
-        Of the cohort.
+        Cases of the cohort.
     cutoff
-        Percent at and above which an index is high.
+        An index of at least so many percent is high.
     """
     predicted, clinical = indices(cases)
     calls = confusion(predicted, clinical, cutoff)
-    apart = differences(predicted, clinical)
+    difference = differences(predicted, clinical)
     _, fpr, tpr = roc(predicted, clinical >= cutoff)
     return {
         "cases": len(cases),
@@ -210,15 +212,15 @@ def summarise_cases(cases: Sequence[Case], cutoff: float) -> dict[str, float]:
         "cutoff": cutoff,
         **{name: getattr(calls, name) for name in RELAXATION_HEADER[2:]},
         "index_error": float(np.abs(predicted - clinical).mean()) if len(predicted) else math.nan,
-        "bias": apart.bias,
-        "limit_low": apart.low,
-        "limit_high": apart.high,
+        "bias": difference.bias,
+        "limit_low": difference.low,
+        "limit_high": difference.high,
         "icc_2_1": icc(np.column_stack([predicted, clinical])),
         "auc": auc(fpr, tpr),
     }
 
 
-def relaxation_rows(cases: Sequence[Case], cutoff: float) -> list[list[str]]:
+def relaxation_rows(cases: Sequence[ScoredCase], cutoff: float) -> list[list[str]]:
     """Return the rows of `RELAXATION_HEADER`: the calls at cutoff ± 0, 1, … 10 percentage points.
 
     Source: Molnar et al., IHCScoreGAN, table 4.
@@ -229,12 +231,12 @@ def relaxation_rows(cases: Sequence[Case], cutoff: float) -> list[list[str]]:
         calls = confusion(predicted, clinical, cutoff, within)
         values = [getattr(calls, name) for name in RELAXATION_HEADER[2:]]
         rows.append(
-            [f"{cutoff:g}", f"{within}", *(f"{n}" for n in values[:4]), *(f"{share:.3f}" for share in values[4:])]
+            [f"{cutoff:g}", f"{within}", *(f"{n}" for n in values[:4]), *(f"{fraction:.3f}" for fraction in values[4:])]
         )
     return rows
 
 
-def case_rows(cases: Sequence[Case], cutoff: float) -> list[list[str]]:
+def case_rows(cases: Sequence[ScoredCase], cutoff: float) -> list[list[str]]:
     """Return the rows of `CASE_HEADER`; indices to one decimal, ``nan`` and a note where there is none."""
     rows = []
     for case in cases:

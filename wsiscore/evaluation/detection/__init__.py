@@ -1,1 +1,1 @@
-"""Predicted cells against annotated ones."""
+"""Comparison of predicted with annotated cells."""

@@ -1,8 +1,8 @@
-"""Which predicted cell is which true one: one to one, as many as possible, then as near as possible.
+"""One-to-one matching of predicted and true cells.
 
-Cells that may be matched, because they lie within the radius of each other, form a graph of many small pieces. The
-pieces do not compete for cells, so that each is solved by itself (`scipy.optimize.linear_sum_assignment`, the
-Hungarian algorithm); together that is the best matching of all cells at once.
+Cells within the radius of each other are the edges of a bipartite graph. Its connected components are independent, so
+each is solved by itself (`scipy.optimize.linear_sum_assignment`, the Hungarian algorithm). The result is the optimal
+matching of all cells.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ __all__ = ["match"]
 Points = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_LARGEST = 50_000_000  # predicted × true cells of one piece: 400 MB of costs
+_LARGEST = 50_000_000  # predicted × true cells of one component: a cost matrix of 400 MB
 
 
 def match(predicted_um: Points, true_um: Points, radius_um: float) -> tuple[Ints, Ints]:
-    """Match predicted with true cells, one to one, none farther apart than the radius.
+    """Match predicted with true cells, one to one, within a radius.
 
-    The matching has as many pairs as there can be, and of those with so many the least sum of distances.
+    The matching has the greatest possible number of pairs, and among those the least sum of distances.
 
     Parameters
     ----------
     predicted_um, true_um
         (N, 2) and (M, 2): x and y in micrometres.
     radius_um
-        Greatest distance of a pair, itself allowed.
+        Greatest distance of a pair, inclusive.
 
     Returns
     -------
     tuple of array
-        Indices into the predicted and into the true cells, pair by pair, ascending in the first.
+        Indices of the predicted and of the true cell of each pair, ascending in the first.
 
     Raises
     ------
     TruthError
-        If the radius is so large that too many cells hang together.
+        If the radius is so large that a component has too many cells.
     """
     none = np.empty(0, np.int64)
     if not len(predicted_um) or not len(true_um):
@@ -52,8 +52,8 @@ def match(predicted_um: Points, true_um: Points, radius_um: float) -> tuple[Ints
     near = KDTree(predicted_um).sparse_distance_matrix(KDTree(true_um), radius_um, output_type="ndarray")
     rows, columns, distances = near["i"].astype(np.int64), near["j"].astype(np.int64), near["v"]
     pairs = [
-        _assign(rows[piece], columns[piece], distances[piece], radius_um)
-        for piece in _pieces(rows, columns, len(predicted_um), len(true_um))
+        _assign(rows[edges], columns[edges], distances[edges], radius_um)
+        for edges in _components(rows, columns, len(predicted_um), len(true_um))
     ]
     if not pairs:
         return none, none
@@ -62,18 +62,18 @@ def match(predicted_um: Points, true_um: Points, radius_um: float) -> tuple[Ints
     return predicted, true
 
 
-def _pieces(rows: Ints, columns: Ints, n_rows: int, n_columns: int) -> list[Ints]:
-    """Return the indices of the edges of each connected piece of the graph."""
+def _components(rows: Ints, columns: Ints, n_rows: int, n_columns: int) -> list[Ints]:
+    """Return the indices of the edges of each connected component of the graph."""
     n = n_rows + n_columns
     graph = coo_array((np.ones(len(rows), np.int8), (rows, n_rows + columns)), shape=(n, n))
-    _, piece_of = connected_components(graph, directed=False)
-    of_edge = piece_of[rows]
+    _, component_of = connected_components(graph, directed=False)
+    of_edge = component_of[rows]
     order = np.argsort(of_edge, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(of_edge[order])) + 1) if len(order) else []
 
 
 def _assign(rows: Ints, columns: Ints, distances: Points, radius_um: float) -> Ints:
-    """Return (2, pairs) of one piece; an edge costs its distance, what is no edge more than all edges together."""
+    """Return (2, pairs) of one component; a pair without an edge costs more than all edges together."""
     if len(rows) == 1:
         return np.stack([rows, columns])
     own_rows, at_row = np.unique(rows, return_inverse=True)
@@ -81,7 +81,7 @@ def _assign(rows: Ints, columns: Ints, distances: Points, radius_um: float) -> I
     shape = len(own_rows), len(own_columns)
     if shape[0] * shape[1] > _LARGEST:
         raise TruthError(
-            f"within {radius_um:g} µm of each other {shape[0]:,} predicted and {shape[1]:,} true cells hang together; "
+            f"{shape[0]:,} predicted and {shape[1]:,} true cells are connected within {radius_um:g} µm of each other; "
             "choose a --radius below the distance of neighbouring nuclei"
         )
     cost = np.full(shape, radius_um * (min(shape) + 1), np.float64)

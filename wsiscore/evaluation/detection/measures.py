@@ -1,14 +1,15 @@
-"""Predicted against annotated cells: detection, classes, counts and index, image by image and in total."""
+"""Measures of predicted against annotated cells: detection, classes, counts and index, by image and in total."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from wsiscore.evaluation.detection.calibration import Calibration
 from wsiscore.evaluation.detection.files import FoundCells
 from wsiscore.evaluation.detection.matching import match
 from wsiscore.evaluation.detection.truth import Kind, TrueCells
@@ -26,13 +27,14 @@ CELL_HEADER = (
     *("positive_error", "negative_error", "mean_error"),
     *("true_index", "found_index", "index_error"),
     *("excluded", "ignored"),
+    "ece",
 )
-"""Names of the fields of a row, in order."""
+"""Columns of the table, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """Matched cells, and those that are left; detections of different images add up."""
+    """Counts of matched and unmatched cells; those of different images add up."""
 
     tp: int = 0
     fp: int = 0
@@ -43,40 +45,42 @@ class Detection:
 
     @property
     def precision(self) -> float:
-        """Share of the predicted cells that are true, in [0, 1]; nan if none is predicted."""
-        return _share(self.tp, self.tp + self.fp)
+        """Fraction of the predicted cells that are true, in [0, 1]; nan if none is predicted."""
+        return _ratio(self.tp, self.tp + self.fp)
 
     @property
     def recall(self) -> float:
-        """Share of the true cells that are found, in [0, 1]; nan if there is none."""
-        return _share(self.tp, self.tp + self.fn)
+        """Fraction of the true cells that are found, in [0, 1]; nan if there is none."""
+        return _ratio(self.tp, self.tp + self.fn)
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall, in [0, 1]; nan if there is neither cell."""
-        return _share(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+        """Harmonic mean of precision and recall, in [0, 1]; nan without any cell."""
+        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
 
 @dataclass(frozen=True, slots=True)
 class CellMeasures:
-    """What comparing the cells of one image gave.
+    """Comparison of the cells of one image.
 
     Parameters
     ----------
     slide
-        What the image is called.
+        Name of the image.
     detection
-        Whatever the class.
+        Of all cells, regardless of class.
     by_class
-        Of positive and of negative cells, each matched among themselves; None where the truth has no classes.
+        Of positive and of negative cells, matched within the class; None where the truth has no classes.
     n_same_class
-        Matched cells, whatever the class, whose class is right.
+        Cells matched regardless of class whose class is right.
     true, found
         Counted cells; `true` is None where the truth has no classes.
     n_excluded
-        True cells that do not count.
+        True cells that are not counted.
     n_ignored
-        Predicted cells that lie on those and therefore do not count either.
+        Predicted cells matched with excluded ones; they are not counted either.
+    calibration
+        Of the positivity of the matched cells whose true class is known.
     """
 
     slide: str
@@ -87,6 +91,7 @@ class CellMeasures:
     found: Tally
     n_excluded: int
     n_ignored: int
+    calibration: Calibration = field(default_factory=Calibration)
 
     @property
     def count_errors(self) -> tuple[float, float]:
@@ -107,16 +112,16 @@ class CellMeasures:
 def compare_cells(slide: str, found: FoundCells, truth: TrueCells, radius_um: float) -> CellMeasures:
     """Compare the cells predicted on an image with its truth.
 
-    Cells are matched one to one within the radius: first with those that count. A predicted cell that is left but
-    lies on an excluded one, matched in the same way, is ignored: it is neither a false positive nor in the counts.
-    Excluded cells therefore never make a result worse.
+    Cells are matched one to one within the radius, first with the counted ones. An unmatched predicted cell that
+    matches an excluded one is ignored: it is neither a false positive nor counted. So excluded cells never make a
+    result worse.
 
     Parameters
     ----------
     slide
-        What the image is called.
+        Name of the image.
     found, truth
-        In micrometres from the same top left.
+        In micrometres from the same origin.
     radius_um
         Greatest distance of a pair.
     """
@@ -140,7 +145,18 @@ def compare_cells(slide: str, found: FoundCells, truth: TrueCells, radius_um: fl
         found=Tally(int(positive.sum()), int((~positive).sum())),
         n_excluded=int((~truth.counted).sum()),
         n_ignored=int(ignored.sum()),
+        calibration=_calibration(found, truth, predicted, true),
     )
+
+
+def _calibration(
+    found: FoundCells, truth: TrueCells, predicted: npt.NDArray[np.int64], true: npt.NDArray[np.int64]
+) -> Calibration:
+    """Return the calibration over pairs of indices; empty where the cells have no positivity."""
+    if found.positivity is None:
+        return Calibration()
+    known = np.not_equal(truth.kind[true], Kind.UNKNOWN)
+    return Calibration.of(found.positivity[predicted[known]], np.equal(truth.kind[true[known]], Kind.POSITIVE))
 
 
 def _detect(
@@ -150,7 +166,7 @@ def _detect(
     counted: npt.NDArray[np.bool_],
     radius_um: float,
 ) -> tuple[Detection, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.bool_]]:
-    """Return the detection of some true cells by some predicted ones, the pairs, and which predicted are ignored."""
+    """Return the detection of a subset of the cells, the pairs, and which predicted cells are ignored."""
     of_predicted, of_counted = np.flatnonzero(predicted), np.flatnonzero(counted)
     first, second = match(found.xy_um[of_predicted], truth.xy_um[of_counted], radius_um)
     rest = np.delete(of_predicted, first)
@@ -162,10 +178,10 @@ def _detect(
 
 
 def summarise_cells(images: Sequence[CellMeasures]) -> dict[str, float]:
-    """Return the measures over all images: of detection and classes from the sums, of counts and index the means.
+    """Return the measures over all images: detection and classes from the sums, counts and index as means.
 
-    Measures of classes, counts and index are over the images whose truth has classes, of the index over those that
-    also have a true and a predicted cell. ``MP``, ``MN`` and ``MA`` are the mean absolute errors of the count of
+    Classes, counts and index are measured on the images whose truth has classes, the index on those that also have a
+    true and a predicted cell. ``MP``, ``MN`` and ``MA`` are the mean absolute errors of the count of
     positive cells, of negative cells, and their average (Molnar et al., IHCScoreGAN, eq. 10 and table 3).
     """
     total = sum((image.detection for image in images), Detection())
@@ -183,7 +199,7 @@ def summarise_cells(images: Sequence[CellMeasures]) -> dict[str, float]:
         **{name: getattr(total, name) for name in _DETECTION},
         **{f"positive_{name}": getattr(positive, name) for name in _DETECTION},
         **{f"negative_{name}": getattr(negative, name) for name in _DETECTION},
-        "class_accuracy": _share(sum(i.n_same_class for i in classed), sum(i.detection.tp for i in classed)),
+        "class_accuracy": _ratio(sum(i.n_same_class for i in classed), sum(i.detection.tp for i in classed)),
         "images_with_classes": len(classed),
         "MP": mp,
         "MN": mn,
@@ -192,13 +208,14 @@ def summarise_cells(images: Sequence[CellMeasures]) -> dict[str, float]:
         "images_with_index": len(indexed),
         "excluded": sum(image.n_excluded for image in images),
         "ignored": sum(image.n_ignored for image in images),
+        "ece": sum((image.calibration for image in images), Calibration()).error,
     }
 
 
 def cell_rows(images: Sequence[CellMeasures]) -> list[list[str]]:
     """Return a row of `CELL_HEADER` for each image and one for all, called ``total``.
 
-    Shares have three decimals, indices and errors one; ``nan`` is what is undefined. In the total the errors are
+    Fractions have three decimals, indices and errors one; undefined values are ``nan``. In the total the errors are
     means over the images: MP, MN, MA and the mean absolute error of the index; the indices are nan.
     """
     totals = summarise_cells(images)
@@ -209,18 +226,19 @@ def cell_rows(images: Sequence[CellMeasures]) -> list[list[str]]:
 def _row(name: str, values: dict[str, float], image: CellMeasures | None) -> list[str]:
     true = image.true.ki67_index if image and image.true else math.nan
     found = image.found.ki67_index if image else math.nan
-    shares = [f"{part}{measure}" for part in ("", "positive_", "negative_") for measure in _DETECTION]
+    fractions = [f"{part}{measure}" for part in ("", "positive_", "negative_") for measure in _DETECTION]
     return [
         name,
         *(f"{values[key]:.0f}" for key in ("tp", "fp", "fn")),
-        *(f"{values[key]:.3f}" for key in (*shares, "class_accuracy")),
+        *(f"{values[key]:.3f}" for key in (*fractions, "class_accuracy")),
         *(f"{values[key]:.1f}" for key in ("MP", "MN", "MA")),
         *(f"{value:.1f}" for value in (true, found, values["index_error"])),
         *(f"{values[key]:.0f}" for key in ("excluded", "ignored")),
+        f"{values['ece']:.3f}",
     ]
 
 
-def _share(part: float, whole: float) -> float:
+def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
 
 

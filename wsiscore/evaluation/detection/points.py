@@ -1,6 +1,6 @@
 """True cells from points and outlines: tables, JSON lists, GeoJSON, HDF5.
 
-Coordinates are taken as the file has them, times µm/px; of an outline counts its centroid.
+The coordinates of the file are multiplied by µm/px; an outline is represented by its centroid.
 """
 
 from __future__ import annotations
@@ -15,55 +15,69 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shapely
 
 from wsiscore.errors import TruthError
-from wsiscore.evaluation.detection.truth import Kind, TrueCells
+from wsiscore.evaluation.detection.truth import Kind, TrueCells, required_mpp
+from wsiscore.files import stem
 
 __all__ = ["from_csv", "from_h5", "from_json", "images_in", "json_of"]
 
 _LABEL_IDS = {1: Kind.POSITIVE, 2: Kind.NEGATIVE, 3: Kind.EXCLUDED}  # SHIDC-B-Ki-67; 3 is a lymphocyte
 _CLASSES = {"positive": Kind.POSITIVE, "negative": Kind.NEGATIVE, "": Kind.UNKNOWN}
+_POSITIONS_UM, _POSITIONS_PX = ("x_um", "y_um"), ("x", "y")
 _TUMOUR = {"tumour", "tumor"}
-_LARGEST_UM2 = 5000.0  # an outline larger than this, 80 µm across, is a region and no nucleus
+_LARGEST_UM2 = 5000.0  # an outline larger than this (80 µm across) is a region, not a nucleus
 _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, shapely.errors.ShapelyError)
 
 _log = logging.getLogger("wsiscore")
 
 
-def from_csv(path: Path) -> TrueCells:
-    """Read a table with the columns ``x_um``, ``y_um`` and ``class``, as `wsiscore render` and `score` write it.
+def from_csv(path: Path, mpp: float | None = None) -> TrueCells:
+    """Read a table of points: ``x_um``, ``y_um`` in micrometres or ``x``, ``y`` in pixels, and ``class``.
 
-    Without a class the cells measure detection only. Excluded are cells whose ``kind`` is not ``tumour``, and, if
-    any cell names its ``roi``, those that lie in none.
+    Without a class the cells are used for detection only. Cells whose ``kind`` is not ``tumour`` are excluded, and, if
+    any cell has a ``roi``, those without one.
+
+    Parameters
+    ----------
+    path
+        The table, comma-separated, with a header.
+    mpp
+        Micrometres per pixel of ``x`` and ``y``; not needed for ``x_um`` and ``y_um``, which take precedence.
 
     Raises
     ------
     TruthError
-        If a column is missing, or a line is not what the others are.
+        If a column is missing, a line is malformed, or the table is in pixels and `mpp` is None.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             columns = set(rows.fieldnames or ())
-            if not {"x_um", "y_um"} <= columns:
-                raise TruthError(f"{path} has the columns {', '.join(sorted(columns))}; wanted x_um, y_um and class")
+            x, y = _POSITIONS_UM if set(_POSITIONS_UM) <= columns else _POSITIONS_PX
+            if not {x, y} <= columns:
+                raise TruthError(
+                    f"{path} has the columns {', '.join(sorted(columns))}; wanted x_um, y_um and class, or x, y in "
+                    "pixels and class"
+                )
             table = list(rows)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TruthError(f"{path} cannot be read ({error}); wanted comma-separated text") from error
+    scale = 1.0 if (x, y) == _POSITIONS_UM else required_mpp(mpp, path)
     has_rois = any(row.get("roi") for row in table)
     cells = []
     for line, row in enumerate(table, start=2):
         try:
-            x_um, y_um = _finite(row["x_um"]), _finite(row["y_um"])
+            x_um, y_um = _finite(row[x]) * scale, _finite(row[y]) * scale
             kind = _CLASSES[(row.get("class") or "").casefold()]
         except (TypeError, ValueError, KeyError) as error:
             raise TruthError(
-                f"{path}, line {line}: found {error}; wanted micrometres and a class, positive or negative"
+                f"{path}, line {line}: found {error}; wanted two finite numbers and a class, positive or negative"
             ) from error
         other = (row.get("kind") or "tumour") not in _TUMOUR or (has_rois and not row.get("roi"))
         cells.append((x_um, y_um, Kind.EXCLUDED if other else kind))
@@ -71,12 +85,12 @@ def from_csv(path: Path) -> TrueCells:
 
 
 def from_h5(positive: Path, negative: Path, mpp: float) -> TrueCells:
-    """Read the two files BCData has for an image, each with a dataset ``coordinates`` of (N, 2) x and y in pixels.
+    """Read the two BCData files of an image, each with a dataset ``coordinates``, (N, 2) of x and y in pixels.
 
     Raises
     ------
     TruthError
-        If h5py is not installed, or a file is missing or none of BCData.
+        If h5py is not installed, or a file is missing or not one of BCData.
     """
     try:
         h5py = importlib.import_module("h5py")
@@ -94,7 +108,7 @@ def from_h5(positive: Path, negative: Path, mpp: float) -> TrueCells:
 
 
 def json_of(path: Path) -> Any:
-    """Return what a JSON file holds, also a gzipped one.
+    """Return the content of a JSON file, which may be gzipped.
 
     Raises
     ------
@@ -109,33 +123,33 @@ def json_of(path: Path) -> Any:
 
 
 def images_in(document: Any) -> dict[str, Any]:
-    """Return the entries of a list of outlines by image, by the stem of each image; empty if it is no such list."""
+    """Return the entries of a list of outlines by image, by the image's stem; empty for any other document."""
     if not isinstance(document, list) or not document:
         return {}
     if not all(isinstance(entry, dict) and isinstance(entry.get("image"), str) for entry in document):
         return {}
-    return {PurePosixPath(entry["image"]).stem: entry for entry in document}
+    return {stem(Path(entry["image"])): entry for entry in document}
 
 
 def from_json(document: Any, name: str, mpp: float) -> TrueCells:
-    """Read the cells of one image from a JSON document; which kind it is, its content tells.
+    """Read the cells of one image from a JSON document, whose format is recognised by its content.
 
-    Read are lists of ``{x, y, label_id}`` (1 positive, 2 negative, 3 a lymphocyte, which is excluded); one entry
+    Formats are a list of ``{x, y, label_id}`` (1 positive, 2 negative, 3 lymphocyte, which is excluded); an entry
     ``{image, positive, negative}`` with outlines; and GeoJSON of points or outlines, as QuPath exports it.
 
     Parameters
     ----------
     document
-        As `json_of` returns it, or an entry of `images_in`.
+        From `json_of`, or an entry of `images_in`.
     name
-        What a message calls it.
+        Name of the file in messages.
     mpp
         Micrometres per pixel of the coordinates.
 
     Raises
     ------
     TruthError
-        If it is none of these, or a cell in it is malformed.
+        If it has another format, or a cell in it is malformed.
     """
     if isinstance(document, dict) and {"image", "positive", "negative"} <= set(document):
         read = _from_outlines(document)
@@ -163,25 +177,25 @@ def _from_labels(document: Sequence[Mapping[str, Any]]) -> Iterator[tuple[float,
 def _from_outlines(entry: Mapping[str, Any]) -> Iterator[tuple[float, float, Kind]]:
     for kind in (Kind.POSITIVE, Kind.NEGATIVE):
         for outline in entry[kind.name.lower()]:
-            yield *_middle(shapely.MultiPoint(outline) if len(outline) < 3 else shapely.Polygon(outline)), kind
+            yield *_centroid(shapely.MultiPoint(outline) if len(outline) < 3 else shapely.Polygon(outline)), kind
 
 
 def _from_geojson(document: Any, name: str, mpp: float) -> Iterator[tuple[float, float, Kind]]:
     left_out: Counter[str] = Counter()
     for feature in _features(document, name):
         shape = shapely.geometry.shape(feature.get("nucleusGeometry") or feature["geometry"])
-        called = _class_of(feature.get("properties") or {})
-        words = {word for word in re.split(r"[:,\s]+", called.casefold()) if word not in _TUMOUR} or {""}
+        name_of_class = _class_of(feature.get("properties") or {})
+        words = {word for word in re.split(r"[:,\s]+", name_of_class.casefold()) if word not in _TUMOUR} or {""}
         kind = _CLASSES.get(words.pop(), Kind.EXCLUDED) if len(words) == 1 else Kind.EXCLUDED
         if shape.geom_type not in {"Point", "MultiPoint", "Polygon", "MultiPolygon"}:
             raise ValueError(f"a {shape.geom_type}; wanted points or outlines")
         if shape.area * mpp**2 > _LARGEST_UM2:
-            left_out[f"outlines over {_LARGEST_UM2:g} µm², which are no nuclei"] += 1
+            left_out[f"outlines over {_LARGEST_UM2:g} µm², which are not nuclei"] += 1
             continue
         if kind == Kind.EXCLUDED:
-            left_out[f"cells of class {called!r}, which is neither Positive nor Negative"] += 1
+            left_out[f"cells of class {name_of_class!r}, which is neither Positive nor Negative"] += 1
         for part in shape.geoms if shape.geom_type == "MultiPoint" else [shape]:
-            yield *_middle(part), kind
+            yield *_centroid(part), kind
     if left_out:
         _log.warning("%s: excluded %s", name, ", ".join(f"{n} {what}" for what, n in left_out.items()))
 
@@ -208,10 +222,10 @@ def _class_of(properties: Mapping[str, Any]) -> str:
     return str(found).strip()
 
 
-def _middle(shape: shapely.Geometry) -> tuple[float, float]:
+def _centroid(shape: shapely.Geometry) -> tuple[float, float]:
     """Return the centroid, also of an outline that crosses itself."""
     if shape.is_empty:
-        raise ValueError("an outline without corners")
+        raise ValueError("an outline without vertices")
     middle = shapely.centroid(shape if shape.is_valid else shapely.make_valid(shape))
     return _finite(middle.x), _finite(middle.y)
 
@@ -219,5 +233,5 @@ def _middle(shape: shapely.Geometry) -> tuple[float, float]:
 def _finite(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is no place")
+        raise ValueError(f"{value!r} is not a finite number")
     return number

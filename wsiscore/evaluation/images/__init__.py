@@ -1,1 +1,1 @@
-"""Pictures, masks and virtual stains against true ones."""
+"""Comparison of predicted pictures, masks and virtual stains with true ones."""

@@ -1,4 +1,4 @@
-"""An evaluation of pictures from end to end: folders in, the table and what was left out back, files beside it."""
+"""Evaluation of pictures, masks and virtual stains: from folders to tables."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tqdm import tqdm
 from wsiscore.errors import ModelError
 from wsiscore.evaluation.detection.truth import Kind
 from wsiscore.evaluation.images.features import FeatureNetwork
-from wsiscore.evaluation.images.overlap import MASKS, compare_nuclei, read_nuclei
-from wsiscore.evaluation.images.pairs import Pixels, find_pairs, read_pair, same_size
+from wsiscore.evaluation.images.overlap import MASKS, compare_nuclei, read_nucleus_masks
+from wsiscore.evaluation.images.pairs import Pixels, find_picture_pairs, read_pair, same_size
 from wsiscore.evaluation.images.similarity import (
     compare_pictures,
     dists,
@@ -33,12 +33,12 @@ from wsiscore.evaluation.images.staining import (
 from wsiscore.evaluation.tables import (
     Table,
     csv_text,
+    format_number,
     mean,
     means_of,
-    plain,
     rows_of,
     summary_rows,
-    warn_of,
+    warn_about,
     write_text,
 )
 from wsiscore.models.store import default_model, load_model
@@ -63,34 +63,34 @@ def evaluate_images(
     device: str = "auto",
     out: Path | None = None,
 ) -> Table:
-    """Measure predicted pictures against the true ones.
+    """Compare predicted pictures with the true ones.
 
     Parameters
     ----------
     predicted, truth
-        As for `pictures.find_pairs`.
+        See `pairs.find_picture_pairs`.
     measures
-        Of `MEASURES`; by default all that can be had with what is given.
+        Names from `MEASURES`; by default all that are possible with or without `features`.
     features
-        A network for PHV, DISTS, FID and KID; see `features.FeatureNetwork`.
+        Network for PHV, DISTS, FID and KID; see `features.FeatureNetwork`.
     device
-        Where it runs.
+        Device of the network.
     out
-        Where to write ``images.csv`` and ``summary.csv``, if anywhere.
+        Folder for ``images.csv`` and ``summary.csv``; None writes nothing.
 
     Returns
     -------
     list
-        The header, a row a picture, and the total: the means, and FID and KID of the two sets.
+        The header, a row for each picture, and the total: the means, and FID and KID of the two sets.
 
     Raises
     ------
     TruthError
-        If the pictures do not go together.
+        If the pictures have no stem in common, or a pair differs in size.
     SlideError
         If one cannot be read.
     ModelError
-        If a measure needs a network and none is given, or the network is none.
+        If a measure needs a network and none is given, or the network cannot be used.
     OutputError
         If a file cannot be written.
     """
@@ -98,7 +98,7 @@ def evaluate_images(
     of_network = [name for name in wanted if name not in _OF_PIXELS]
     if of_network and not features:
         raise ModelError(f"{', '.join(of_network)} need a feature network; give a TorchScript file with --features")
-    pairs = find_pairs(predicted, truth)
+    pairs = find_picture_pairs(predicted, truth)
     network = FeatureNetwork(features, device) if features and of_network else None
     images: list[tuple[str, dict[str, float]]] = []
     vectors: list[tuple[np.ndarray, np.ndarray]] = []
@@ -119,11 +119,11 @@ def evaluate_images(
 def _to_network(
     network: FeatureNetwork, found: Pixels, true: Pixels, *, needed: bool
 ) -> tuple[dict[str, float], tuple[np.ndarray, np.ndarray]]:
-    """Return PHV and DISTS of a pair, nan without maps of layers, and the vectors of both pictures."""
+    """Return PHV and DISTS of a pair, if the network has maps of layers, and the vectors of both pictures."""
     (of_found, vector_found), (of_true, vector_true) = network(found), network(true)
     if not of_true:
         if needed:
-            raise ModelError(f"{network.path} gives a vector alone; PHV and DISTS need maps of layers (1, C, h, w)")
+            raise ModelError(f"{network.path} returns a vector only; PHV and DISTS need maps of layers (1, C, h, w)")
         return {}, (vector_found, vector_true)
     hashes = hash_values(of_found, of_true)
     pictures = [np.moveaxis(pixels, -1, 0).astype(np.float32) / 255 for pixels in (found, true)]
@@ -156,36 +156,36 @@ def _of_sets(vectors: Sequence[tuple[np.ndarray, np.ndarray]], wanted: Sequence[
 def evaluate_masks(
     predicted: Path, truth: Path, *, types: Mapping[int, Kind] | None = None, out: Path | None = None
 ) -> Table:
-    """Measure predicted masks of nuclei against the true ones.
+    """Compare predicted masks of nuclei with the true ones.
 
     Parameters
     ----------
     predicted, truth
-        As for `pictures.find_pairs`; what is in them as for `overlap.read_nuclei`.
+        See `pairs.find_picture_pairs`, and `overlap.read_nucleus_masks` for the formats.
     types
-        What the numbers of a type map mean.
+        Classes of the numbers of a type map.
     out
-        Where to write ``masks.csv`` and ``summary.csv``, if anywhere.
+        Folder for ``masks.csv`` and ``summary.csv``; None writes nothing.
 
     Returns
     -------
     list
-        The header, a row a picture, and the total: the means of those where a measure is defined.
+        The header, a row for each picture, and the total: the mean of the defined values of each measure.
 
     Raises
     ------
     TruthError
-        If masks cannot be read or do not go together.
+        If masks cannot be read, have no stem in common, or a pair differs in size.
     OutputError
         If a file cannot be written.
     """
     images, unclassed = [], []
-    for pair in find_pairs(predicted, truth, MASKS):
-        found, true = read_nuclei(pair.predicted, types or {}), read_nuclei(pair.truth, types or {})
+    for pair in find_picture_pairs(predicted, truth, MASKS):
+        found, true = read_nucleus_masks(pair.predicted, types or {}), read_nucleus_masks(pair.truth, types or {})
         same_size(pair, found.positive, true.positive)
         images.append((pair.stem, compare_nuclei(found, true)))
         unclassed += [] if found.classed and true.classed else [pair.stem]
-    warn_of("all nuclei together, one side has no classes", unclassed)
+    warn_about("all nuclei together, one side has no classes", unclassed)
     total = means_of(images)
     rows = rows_of(images, total)
     _save(out, {"masks.csv": rows, "summary.csv": summary_rows({"pictures": len(images), **total})})
@@ -201,36 +201,36 @@ def evaluate_stain(
     device: str = "auto",
     out: Path | None = None,
 ) -> Table:
-    """Measure virtually stained pictures against really stained ones.
+    """Compare virtually stained pictures with really stained ones.
 
     Parameters
     ----------
     predicted, truth
-        As for `pictures.find_pairs`.
+        See `pairs.find_picture_pairs`.
     mpp
-        Micrometres per pixel, where a file does not say.
+        Micrometres per pixel of files without a resolution.
     cuts_od
         As in `staining.dab_class`.
     device
-        Where the model that counts nuclei runs.
+        Device of the model that counts nuclei.
     out
-        Where to write ``stain.csv``, ``thresholds.csv``, ``classes.csv`` and ``summary.csv``, if anywhere.
+        Folder for ``stain.csv``, ``thresholds.csv``, ``classes.csv`` and ``summary.csv``; None writes nothing.
 
     Returns
     -------
     list
-        The header, a row a picture, and the total: means of the measures, and the share of equal classes.
+        The header, a row for each picture, and the total: means of the measures, and the fraction of equal classes.
 
     Raises
     ------
     TruthError
-        If the pictures do not go together.
+        If the pictures have no stem in common, or a pair differs in size.
     SlideError
-        If one cannot be read, or nothing says its resolution.
+        If one cannot be read, or its resolution is unknown.
     OutputError
         If a file cannot be written.
     """
-    pairs = find_pairs(predicted, truth)
+    pairs = find_picture_pairs(predicted, truth)
     finder = load_model(default_model(), device)
     images, errors, classes = [], [], []
     for pair in tqdm(pairs, desc="compare", unit="picture", disable=None, leave=False):
@@ -263,20 +263,20 @@ def evaluate_stain(
 
 
 def _thresholds(errors: np.ndarray, classes: np.ndarray) -> Table:
-    """Return the membrane errors (pictures, 2, thresholds) by threshold, of all pictures and by their true class."""
+    """Return the membrane errors, (pictures, 2, thresholds), by threshold, for all pictures and by true class."""
     rows: Table = [("true_class", "pictures", "threshold", "membrane_error", "area_difference")]
     groups = [("all", errors), *((INTENSITIES[number], errors[classes == number]) for number in np.unique(classes))]
     for name, own in groups:
         means = own.mean(axis=0)
         rows += [
-            [name, f"{len(own)}", f"{threshold:g}", plain(float(error)), plain(float(more))]
+            [name, f"{len(own)}", f"{threshold:g}", format_number(float(error)), format_number(float(more))]
             for threshold, error, more in zip(THRESHOLDS, *means, strict=True)
         ]
     return rows
 
 
 def _classes(classes: Sequence[tuple[int, int]]) -> Table:
-    """Return how many pictures of each true class were found to be of which."""
+    """Return the confusion matrix of true and found classes."""
     counts = [
         [f"{classes.count((true, found))}" for found in range(len(INTENSITIES))] for true in range(len(INTENSITIES))
     ]

@@ -1,4 +1,4 @@
-"""A feature network that the user brings as a TorchScript file, for the measures that need one."""
+"""Feature network in a TorchScript file, for the measures that need one."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ Floats = npt.NDArray[np.float32]
 class FeatureNetwork:
     """A TorchScript program that turns a picture into features.
 
-    It takes (1, 3, H, W) float32, RGB in [0, 1], scales and normalises as it needs, and gives one tensor or several
-    in a list or tuple: maps of layers (1, C, h, w), and at the end perhaps a vector (1, D). Unlike plain weights it
-    is a program: it runs what is in it.
+    The input is (1, 3, H, W) float32, RGB in [0, 1]; the network scales and normalises it. The output is a tensor, or a
+    list or tuple of tensors: maps of layers (1, C, h, w) and, optionally, a vector (1, D) as the last. TorchScript is
+    executable code, so only trusted files may be loaded.
 
     Parameters
     ----------
     path
-        What ``torch.jit.save`` wrote.
+        File of ``torch.jit.save``.
     device
-        As for `running.pick_device`.
+        As in `wsiscore.networks.generator.pick_device`.
 
     Raises
     ------
     ModelError
-        If it is not there or no such program, or this computer has no such device.
+        If the file does not exist or is not TorchScript, or the device is not available.
     """
 
     def __init__(self, path: Path, device: str = "auto") -> None:
@@ -47,10 +47,10 @@ class FeatureNetwork:
         self.path = path
         self._device = torch.device(pick_device(device))
         if not path.is_file():
-            raise ModelError(f"{path} is not there; --features wants a TorchScript file")
+            raise ModelError(f"{path} does not exist; --features wants a TorchScript file")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of TorchScript as such
+                warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript itself is deprecated
                 self._network = torch.jit.load(str(path), map_location=self._device).eval()
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelError(
@@ -63,17 +63,17 @@ class FeatureNetwork:
         Parameters
         ----------
         rgb
-            (H, W, 3) in 0..255.
+            (H, W, 3), 0..255.
 
         Returns
         -------
         tuple
-            The maps of its layers, (C, h, w) each, and the vector of its last output, (D,): of a map the means.
+            The maps of the layers, (C, h, w) each, and the last output as a vector, (D,); a map is averaged.
 
         Raises
         ------
         ModelError
-            If the network does not take the picture, or gives something else.
+            If the network fails on the picture, or its output has another form.
         """
         import torch
 
@@ -82,18 +82,18 @@ class FeatureNetwork:
             with torch.inference_mode():
                 found = self._network(picture.float() / 255)
         except RuntimeError as error:
-            said = str(error).strip().splitlines()[-1]
+            reason = str(error).strip().splitlines()[-1]
             raise ModelError(
-                f"{self.path} cannot run on a picture of {rgb.shape[1]} × {rgb.shape[0]} px: {said}"
-            ) from (error)
-        outputs = [self._plain(output) for output in (found if isinstance(found, list | tuple) else [found])]
+                f"{self.path} cannot run on a picture of {rgb.shape[1]} × {rgb.shape[0]} px: {reason}"
+            ) from error
+        outputs = [self._to_array(output) for output in (found if isinstance(found, list | tuple) else [found])]
         if not outputs:
-            raise ModelError(f"{self.path} gives nothing; wanted maps of layers (1, C, h, w) or a vector (1, D)")
+            raise ModelError(f"{self.path} returns nothing; wanted maps of layers (1, C, h, w) or a vector (1, D)")
         last = outputs[-1]
         return [output for output in outputs if output.ndim == 3], last.mean(axis=(1, 2)) if last.ndim == 3 else last
 
     def weights(self) -> tuple[Floats, Floats] | None:
-        """Return the weights of DISTS, its tensors ``alpha`` and ``beta``, flat; None if it has none."""
+        """Return the weights of DISTS, the tensors ``alpha`` and ``beta``, flattened; None if the network has none."""
         named: dict[str, torch.Tensor] = {
             **dict(self._network.named_parameters()),
             **dict(self._network.named_buffers()),
@@ -103,13 +103,13 @@ class FeatureNetwork:
         alpha, beta = (named[name].detach().cpu().float().numpy().ravel() for name in ("alpha", "beta"))
         return alpha, beta
 
-    def _plain(self, output: Any) -> Floats:
+    def _to_array(self, output: Any) -> Floats:
         import torch
 
         if not isinstance(output, torch.Tensor) or output.ndim not in (2, 4) or len(output) != 1:
             shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-            raise ModelError(f"{self.path} gives {shape} for one picture; wanted (1, C, h, w) or (1, D)")
-        plain: Floats = output[0].float().cpu().numpy()
-        if not np.isfinite(plain).all():
-            raise ModelError(f"{self.path} gives features that are no numbers (nan or infinite)")
-        return plain
+            raise ModelError(f"{self.path} returns {shape} for one picture; wanted (1, C, h, w) or (1, D)")
+        array: Floats = output[0].float().cpu().numpy()
+        if not np.isfinite(array).all():
+            raise ModelError(f"{self.path} returns features that are not finite")
+        return array

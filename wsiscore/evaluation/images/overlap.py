@@ -1,4 +1,4 @@
-"""How well predicted nuclei cover the true ones: pixels, whole nuclei, and what follows for the index."""
+"""Overlap of predicted and true nuclei: by pixel, by nucleus, and the error of the index."""
 
 from __future__ import annotations
 
@@ -6,50 +6,51 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import scipy.ndimage as ndi
 
 from wsiscore.errors import TruthError
-from wsiscore.evaluation.detection.masks import arrays_of, check_colours, instances, kinds_of, pixels_of
+from wsiscore.evaluation.detection.masks import arrays_of, check_colours, instances, kinds_of, label_classes, pixels_of
 from wsiscore.evaluation.detection.truth import Kind
 from wsiscore.evaluation.images.pairs import check_size, is_mosaic
 from wsiscore.evaluation.tables import mean
 from wsiscore.mosaic import Mosaic
 from wsiscore.score import Tally
 
-__all__ = ["MASKS", "OVERLAPS", "Nuclei", "aji", "compare_nuclei", "from_colours", "overlaps", "read_nuclei"]
+__all__ = ["MASKS", "OVERLAPS", "NucleusMasks", "aji", "compare_nuclei", "overlaps", "read_nucleus_masks"]
 
 MASKS = (".npy", ".png", ".tif", ".tiff")
-"""Endings of files that are taken as masks."""
+"""Endings of mask files."""
 OVERLAPS = ("pixel_accuracy", "dice", "iou", "aji")
 """Names of the measures of a class."""
 
-_CLASSED = 120  # DeepLIIF's thresholds, on levels of 0..255
-_BOUNDARY = 80
-_SPECK_PX = 20
-_AROUND = np.ones((3, 3), np.bool_)
+_LEAST_PX = 20  # smaller components are not nuclei; DeepLIIF's, at any resolution
 
 Labels = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Nuclei:
-    """Nuclei of one picture as numbered instances.
+class NucleusMasks:
+    """The nuclei of one picture as numbered instances.
 
     Parameters
     ----------
     positive, negative
-        (H, W): 0 where none is, else the number of the nucleus; no pixel is in both.
+        (H, W): 0 outside, else the number of the nucleus; no pixel is in both.
     classed
-        Whether the class of the nuclei is known; if not, all are in `positive`.
+        Whether the classes are known; if not, all nuclei are in `positive`.
     """
 
     positive: Labels
     negative: Labels
     classed: bool = True
+
+    @classmethod
+    def of_classes(cls, rgb: npt.NDArray[np.uint8]) -> Self:
+        """Return the nuclei of at least 20 px in a class mask, (H, W, 3); see `masks.label_classes`."""
+        return cls(*label_classes(rgb, _LEAST_PX))
 
     @property
     def every(self) -> Labels:
@@ -58,38 +59,38 @@ class Nuclei:
 
     @property
     def tally(self) -> Tally:
-        """How many there are of each class."""
+        """Number of nuclei of each class."""
         return Tally(*(len(np.unique(labels[labels > 0])) for labels in (self.positive, self.negative)))
 
 
-def read_nuclei(path: Path, types: Mapping[int, Kind]) -> Nuclei:
+def read_nucleus_masks(path: Path, types: Mapping[int, Kind]) -> NucleusMasks:
     """Read the nuclei of a picture.
 
     Parameters
     ----------
     path
-        A mask of classes (TIFF or PNG in colour), a map of numbered instances (TIFF or PNG in grey, or ``.npy``), or
-        a mosaic with the maps positive, negative and boundary.
+        A class mask (TIFF or PNG in colour), a map of numbered instances (TIFF or PNG in grey, or ``.npy``), or a
+        mosaic with the maps positive, negative and boundary.
     types
-        What the numbers of the type map of a ``.npy`` mean; instances of another number are left out. Without it the
+        Class of each number of the type map of a ``.npy``; instances of other numbers are left out. If empty, the
         classes are unknown.
 
     Raises
     ------
     TruthError
-        If it is none of these.
+        If the file has another format.
     MosaicError
-        If a folder is no mosaic.
+        If a folder is not a mosaic.
     """
     if is_mosaic(path):
-        return from_colours(_maps(path))
+        return NucleusMasks.of_classes(_maps(path))
     if path.suffix.casefold() == ".npy":
         labels, type_map = arrays_of(path)
     else:
         pixels = pixels_of(path)
         if pixels.ndim == 3:
             check_colours(pixels[..., :3], path)
-            return from_colours(pixels[..., :3])
+            return NucleusMasks.of_classes(pixels[..., :3])
         labels, type_map = pixels, None
     y_px, x_px, which, areas = instances(labels, path)
     classed = bool(type_map is not None and types)
@@ -98,11 +99,11 @@ def read_nuclei(path: Path, types: Mapping[int, Kind]) -> Nuclei:
     for numbered, wanted in zip(maps, (Kind.POSITIVE if classed else Kind.UNKNOWN, Kind.NEGATIVE), strict=True):
         own = kinds[which] == wanted
         numbered[y_px[own], x_px[own]] = which[own] + 1
-    return Nuclei(maps[0], maps[1], classed)
+    return NucleusMasks(maps[0], maps[1], classed)
 
 
 def _maps(path: Path) -> npt.NDArray[np.uint8]:
-    """Return a mosaic's maps as the colours of a mask."""
+    """Return the maps of a mosaic as a class mask in colour."""
     mosaic = Mosaic.open(path)
     wanted = ("positive", "boundary", "negative")
     if missing := [name for name in wanted if name not in mosaic.channels]:
@@ -116,41 +117,16 @@ def _maps(path: Path) -> npt.NDArray[np.uint8]:
     return np.rint(chosen.astype(np.float32) * scale).astype(np.uint8)
 
 
-def from_colours(rgb: npt.NDArray[np.uint8]) -> Nuclei:
-    """Find the nuclei in a mask of classes, sharp or as a generator paints it.
-
-    A pixel is nuclear where red + blue > 120 and green <= 80, positive if it is as red as blue or redder, as in
-    DeepLIIF's program. The nuclei of a class are its connected pieces, across corners too, with their holes filled;
-    those under 20 px are specks.
-
-    Parameters
-    ----------
-    rgb
-        (H, W, 3) in 0..255: red positive, blue negative, green between nuclei.
-    """
-    red, green, blue = np.moveaxis(rgb.astype(np.int16), -1, 0)
-    nuclear = (red + blue > _CLASSED) & (green <= _BOUNDARY)
-    positive, negative = nuclear & (red >= blue), nuclear & (red < blue)
-    return Nuclei(_pieces(positive, negative), _pieces(negative, positive))
-
-
-def _pieces(own: Mask, other: Mask) -> Labels:
-    labels, count = ndi.label(ndi.binary_fill_holes(own) & ~other, _AROUND)
-    kept = np.bincount(labels.ravel(), minlength=count + 1) >= _SPECK_PX
-    kept[0] = False
-    return np.where(kept[labels], labels, 0).astype(np.int64)
-
-
-def compare_nuclei(found: Nuclei, true: Nuclei) -> dict[str, float]:
+def compare_nuclei(found: NucleusMasks, true: NucleusMasks) -> dict[str, float]:
     """Compare the nuclei predicted in a picture with the true ones.
 
     Returns
     -------
     dict
-        The measures of `overlaps` as means of both classes, then for each class, and the index of the true and of the
-        found nuclei with their difference in points: DeepLIIF's "IHC quantification difference". Where one side has
-        no classes, the measures are of all nuclei together and the rest is nan. A measure that is undefined for one
-        class is that of the other.
+        The measures of `overlaps` as means of both classes, then by class; then the index of the true and of the found
+        nuclei, and their difference in points (DeepLIIF's "IHC quantification difference"). If one side has no classes,
+        the measures are of all nuclei together and the others are nan. A mean leaves out a class for which the measure
+        is undefined.
     """
     if found.classed and true.classed:
         by_class = {
@@ -173,7 +149,7 @@ def compare_nuclei(found: Nuclei, true: Nuclei) -> dict[str, float]:
 
 
 def overlaps(found: Labels, true: Labels) -> dict[str, float]:
-    """Measure the nuclei of one class; nan where there is none on either side.
+    """Measure the nuclei of one class; undefined measures are nan.
 
     Source: Ghahremani et al., DeepLIIF, section "Results". ``pixel_accuracy`` is (TP + TN) / all pixels: the paper's
     text has TP / (TP + FP + FN), which is its IoU, but its numbers (94 % beside an IoU of 53 %) are those of this
@@ -182,7 +158,7 @@ def overlaps(found: Labels, true: Labels) -> dict[str, float]:
     Parameters
     ----------
     found, true
-        (H, W) numbered nuclei, 0 where none is.
+        (H, W) numbered nuclei, 0 outside.
     """
     predicted, real = found > 0, true > 0
     tp, fp, fn = (int(which.sum()) for which in (predicted & real, predicted & ~real, ~predicted & real))
@@ -195,35 +171,35 @@ def overlaps(found: Labels, true: Labels) -> dict[str, float]:
 
 
 def aji(found: Labels, true: Labels) -> float:
-    """Return the aggregated Jaccard index, in [0, 1]; nan where there is no nucleus on either side.
+    """Return the aggregated Jaccard index, in [0, 1]; nan without any nucleus.
 
-    Each true nucleus takes the predicted one with which it has the greatest Jaccard index; the index is the sum of
-    the intersections over the sum of the unions and of the predicted nuclei that none took. Source: Kumar et al., IEEE
-    TMI 36:1550, 2017, algorithm 1. Of equal ones the larger intersection wins, then the first in reading order, so
-    that how nuclei are numbered does not matter.
+    Each true nucleus is paired with the predicted one of the greatest Jaccard index. The result is the sum of the
+    intersections over the sum of the unions and of the areas of unpaired predicted nuclei. Source: Kumar et al., IEEE
+    TMI 36:1550, 2017, algorithm 1. Ties go to the larger intersection, then to the first in reading order, so the
+    result does not depend on the numbering.
 
     Parameters
     ----------
     found, true
-        (H, W) numbered nuclei, 0 where none is.
+        (H, W) numbered nuclei, 0 outside.
     """
     found, true = _in_reading_order(found), _in_reading_order(true)
     area_found, area_true = np.bincount(found.ravel()), np.bincount(true.ravel())
     touching = (found > 0) & (true > 0)
-    pairs, shared = np.unique(true[touching] * len(area_found) + found[touching], return_counts=True)
+    pairs, common = np.unique(true[touching] * len(area_found) + found[touching], return_counts=True)
     of_true, of_found = np.divmod(pairs, len(area_found))
-    union = area_true[of_true] + area_found[of_found] - shared
-    order = np.lexsort((of_found, -shared, -shared / union, of_true))
+    union = area_true[of_true] + area_found[of_found] - common
+    order = np.lexsort((of_found, -common, -common / union, of_true))
     taken, best = np.unique(of_true[order], return_index=True)
     best = order[best]
     missed = area_true[1:].sum() - area_true[taken].sum()
     unused = area_found[1:].sum() - area_found[np.unique(of_found[best])].sum()
     whole = union[best].sum() + missed + unused
-    return float(shared[best].sum() / whole) if whole else math.nan
+    return float(common[best].sum() / whole) if whole else math.nan
 
 
 def _in_reading_order(labels: Labels) -> Labels:
-    """Return the nuclei numbered 1, 2, … by their first pixel."""
+    """Return the labels renumbered 1, 2, … by the first pixel of each nucleus."""
     numbers, first, which = np.unique(labels, return_index=True, return_inverse=True)
     inside = numbers > 0
     new = np.zeros(len(numbers), np.int64)

@@ -1,4 +1,4 @@
-"""How like a predicted picture is to the true one: pixel by pixel, in structure, and to a network's features."""
+"""Similarity of pictures: by pixel, by structure, and by the features of a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsiscore.errors import TruthError
 
 __all__ = ["compare_pictures", "dists", "frechet_distance", "hash_values", "kernel_distance"]
 
-_WINDOW_PX = 7  # side of the window of SSIM, as scikit-image and BCI's program have it
+_WINDOW_PX = 7  # window of SSIM, as in scikit-image and the program of BCI
 _NO_LUMINANCE = 1e6  # SSIM's K1: so large that the luminance term is 1 to twelve digits
 _HASH_STEP = 0.01
 _STABLE = 1e-6
@@ -24,12 +24,12 @@ Floats = npt.NDArray[np.floating]
 
 
 def compare_pictures(found: Pixels, true: Pixels) -> dict[str, float]:
-    """Measure a picture against the true one without a network.
+    """Compare a picture with the true one, without a network.
 
     Parameters
     ----------
     found, true
-        (H, W, 3) in 0..255, of one size, at least 7 px on each side.
+        (H, W, 3), 0..255, of the same size, at least 7 px on each side.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def compare_pictures(found: Pixels, true: Pixels) -> dict[str, float]:
 
 
 def hash_values(found: Sequence[Floats], true: Sequence[Floats], step: float = _HASH_STEP) -> list[float]:
-    """Return for each layer the share of channels whose means differ by more than `step`, in [0, 1]: 0 is best.
+    """Return for each layer the fraction of channels whose means differ by more than `step`, in [0, 1]; 0 is best.
 
     Source: the perceptual hash value (PHV) of Liu et al., IEEE TMI 40:1977, 2021; ATST-Net reports it for the four
     stages of a ResNet-50 at 0.01, and their mean.
@@ -65,7 +65,7 @@ def hash_values(found: Sequence[Floats], true: Sequence[Floats], step: float = _
     Parameters
     ----------
     found, true
-        A layer's features each, (C, h, w).
+        Features of each layer, (C, h, w).
     """
     return [
         float((np.abs(a.mean(axis=(1, 2)) - b.mean(axis=(1, 2))) > step).mean())
@@ -82,10 +82,10 @@ def dists(found: Sequence[Floats], true: Sequence[Floats], weights: tuple[Floats
     Parameters
     ----------
     found, true
-        A layer's features each, (C, h, w); the picture in [0, 1] is the first.
+        Features of each layer, (C, h, w); the first is the picture in [0, 1].
     weights
-        Of the first and of the second term, a number a channel of all layers; together they are scaled to 1. Without
-        them all channels and both terms weigh the same.
+        Weights of the first and of the second term, one for each channel of all layers; they are normalised to a sum
+        of 1. By default all are equal.
     """
     texture, structure = [], []
     for a, b in zip(found, true, strict=True):
@@ -95,15 +95,16 @@ def dists(found: Sequence[Floats], true: Sequence[Floats], weights: tuple[Floats
         texture.append((2 * mean_x * mean_y + _STABLE) / (mean_x**2 + mean_y**2 + _STABLE))
         structure.append((2 * covariance + _STABLE) / (x.var(axis=1) + y.var(axis=1) + _STABLE))
     terms = np.concatenate([*texture, *structure])
-    weigh = np.concatenate(weights).astype(np.float64) if weights else np.ones(len(terms))
-    return float(1 - (weigh * terms).sum() / weigh.sum())
+    weight = np.concatenate(weights).astype(np.float64) if weights else np.ones(len(terms))
+    return float(1 - (weight * terms).sum() / weight.sum())
 
 
 def frechet_distance(found: Floats, true: Floats) -> float:
-    """Return the Fréchet distance of the Gaussians through two sets of features; with Inception's it is the FID.
+    """Return the Fréchet distance of Gaussians fitted to two sets of features; with Inception's features, the FID.
 
-    |μ1 − μ2|² + tr(S1 + S2 − 2 (S1 S2)^½) (Heusel et al. 2017). The last trace is the sum of the singular values of
-    X1 X2ᵀ, where S = XᵀX: there is no root of a matrix to take, which fails for fewer pictures than features.
+    |μ1 − μ2|² + tr(S1 + S2 − 2 (S1 S2)^½) (Heusel et al. 2017). The last trace is computed as the sum of the
+    singular values of X1 X2ᵀ, where S = XᵀX. This avoids a matrix square root, which fails for fewer pictures than
+    features.
 
     Parameters
     ----------
@@ -114,16 +115,16 @@ def frechet_distance(found: Floats, true: Floats) -> float:
         return math.nan
     centred = [(x - x.mean(axis=0)).astype(np.float64) / math.sqrt(len(x) - 1) for x in (found, true)]
     small = [scipy.linalg.qr(x, mode="r")[0][: min(x.shape)] for x in centred]
-    shared = float(scipy.linalg.svdvals(small[0] @ small[1].T).sum())
+    common = float(scipy.linalg.svdvals(small[0] @ small[1].T).sum())
     apart = float(((found.mean(axis=0) - true.mean(axis=0)) ** 2).sum())
-    return max(0.0, apart + sum(float((x**2).sum()) for x in centred) - 2 * shared)
+    return max(0.0, apart + sum(float((x**2).sum()) for x in centred) - 2 * common)
 
 
 def kernel_distance(found: Floats, true: Floats) -> float:
     """Return the squared maximum mean discrepancy of two sets of features; with Inception's it is the KID.
 
-    The unbiased estimate over all pairs, with the kernel (x·y / features + 1)³ (Bińkowski et al. 2018): its
-    expectation is 0 for sets from one distribution, and so it can fall below.
+    The unbiased estimate over all pairs with the kernel (x·y / features + 1)³ (Bińkowski et al. 2018). Its expectation
+    is 0 for sets from the same distribution, so it can be negative.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Whether a virtual stain stains what the real one does: nuclei, where DAB is and how much, and its class."""
+"""Comparison of a virtual with a real stain: nuclei, area and amount of DAB, intensity class."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from wsiscore.stain import Stain, optical_density
 __all__ = ["CUTS_OD", "INTENSITIES", "THRESHOLDS", "count_nuclei", "dab_class", "membrane_errors", "saturation"]
 
 THRESHOLDS: tuple[float, ...] = tuple(round(0.1 + 0.02 * step, 2) for step in range(21))
-"""Of saturation, 0.1 to 0.5 in steps of 0.02: those of TDKstain's analysis."""
+"""Thresholds of saturation, 0.1 to 0.5 in steps of 0.02, as in the analysis of TDKstain."""
 CUTS_OD = (0.2, 0.4, 0.6)
 """Optical densities of DAB from which a pixel is weak, moderate or strong: QuPath's defaults."""
 INTENSITIES = ("0", "1+", "2+", "3+")
 """Names of the intensity classes, in order."""
 
-_LEAST_SHARE = 0.1  # of the stained pixels that a class needs, as HER2's guideline has it of the tumour cells
-_STAINED_OD = 0.3  # sum of the channels: below this there is hardly tissue
-_ROWS = 256  # of a picture taken apart at a time
+_LEAST_FRACTION = 0.1  # of the stained pixels for a class, as of the tumour cells in the HER2 guideline
+_STAINED_OD = 0.3  # sum of the channels; below this a pixel is background
+_ROWS = 256  # rows of a picture processed at a time
 
 Pixels = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
@@ -45,17 +45,17 @@ def count_nuclei(path: Path, mpp: float | None, finder: Model) -> tuple[int, flo
     mpp
         Micrometres per pixel, where the file does not say.
     finder
-        A model that finds cells.
+        Model that detects cells.
 
     Returns
     -------
     tuple
-        Their number, whatever the class, and the area in mm².
+        Their number, of all classes, and the area in mm².
 
     Raises
     ------
     SlideError
-        If it cannot be read, or nothing says its resolution.
+        If it cannot be read, or its resolution is unknown.
     """
     with Slide(path, mpp) as slide, tempfile.TemporaryDirectory() as folder:
         field = Roi("field", shapely.box(0, 0, slide.width_px * slide.mpp, slide.height_px * slide.mpp))
@@ -64,16 +64,15 @@ def count_nuclei(path: Path, mpp: float | None, finder: Model) -> tuple[int, flo
 
 
 def saturation(rgb: Pixels) -> Map:
-    """Return the saturation of the DAB channel, by which TDKstain tells stained membranes.
+    """Return the saturation of the DAB channel, by which TDKstain segments stained membranes.
 
-    Colour deconvolution into hematoxylin, eosin and DAB (Ruifrok and Johnston 2001, scikit-image's), the DAB alone
-    turned back into colours, and of these the saturation of HSV, 1 − least / greatest channel (Peng et al., TDKstain,
-    section 2).
+    The picture is separated into hematoxylin, eosin and DAB (Ruifrok and Johnston 2001, scikit-image); DAB alone is
+    converted back to RGB. Its saturation in HSV is 1 − least / greatest channel (Peng et al., TDKstain, section 2).
 
     Parameters
     ----------
     rgb
-        (H, W, 3) in 0..255.
+        (H, W, 3), 0..255.
 
     Returns
     -------
@@ -89,19 +88,19 @@ def saturation(rgb: Pixels) -> Map:
 
 
 def membrane_errors(found: Pixels, true: Pixels, thresholds: Sequence[float] = THRESHOLDS) -> npt.NDArray[np.float64]:
-    """Compare where DAB is at increasing thresholds.
+    """Compare the areas of DAB at increasing thresholds.
 
     Parameters
     ----------
     found, true
-        (H, W, 3) in 0..255, of one size.
+        (H, W, 3), 0..255, of one size.
     thresholds
         Of `saturation`.
 
     Returns
     -------
-    (2, thresholds): the share of the pixels in which the masks differ, and the share that the mask of `found` has
-    more than that of `true`. TDKstain's paper plots one such error and does not say which.
+    (2, thresholds): the fraction of the pixels where the masks differ, and the area fraction of `found` minus that of
+    `true`. TDKstain's paper plots one such error without defining it.
     """
     a, b = saturation(found), saturation(true)
     masks = [(a > threshold, b > threshold) for threshold in thresholds]
@@ -114,21 +113,21 @@ def membrane_errors(found: Pixels, true: Pixels, thresholds: Sequence[float] = T
 
 
 def dab_class(rgb: Pixels, cuts_od: Sequence[float] = CUTS_OD) -> int:
-    """Return the intensity class of a field by its DAB alone: an index into `INTENSITIES`.
+    """Return the intensity class of a field by its DAB: an index into `INTENSITIES`.
 
-    The highest class whose cut more than 10 % of the stained pixels reach. Like HER2's classes, but of pixels and not
-    of membranes of tumour cells, and measured on no patient: it says whether two pictures are stained alike, and is no
-    HER2 score.
+    It is the highest class whose cut more than 10 % of the stained pixels exceed. The classes resemble those of HER2,
+    but of pixels instead of the membranes of tumour cells, without clinical validation. They compare two pictures and
+    are not a HER2 score.
 
     Parameters
     ----------
     rgb
-        (H, W, 3) in 0..255.
+        (H, W, 3), 0..255.
     cuts_od
-        Optical densities of DAB, with the published stain vectors, from which a pixel is of class 1+, 2+ and 3+.
+        Least optical densities of DAB of classes 1+, 2+ and 3+, with the published stain vectors.
     """
     stained = optical_density(rgb).sum(axis=-1) > _STAINED_OD
     if not stained.any():
         return 0
     dab = Stain.default().separate(rgb)[1][stained]
-    return max((number for number, cut in enumerate(cuts_od, 1) if (dab >= cut).mean() > _LEAST_SHARE), default=0)
+    return max((number for number, cut in enumerate(cuts_od, 1) if (dab >= cut).mean() > _LEAST_FRACTION), default=0)
