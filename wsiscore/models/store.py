@@ -174,7 +174,7 @@ class Model:
         numbers = {"mpp": spec.mpp, "multiple_px": spec.multiple_px, "dtype": spec.dtype, "output": spec.output}
         return {
             "family": self.card.family,
-            "config": dict(self.card.config),
+            "config": family(self.card.family).current(self.card.config),
             "weights_sha256": self.card.weights.sha256 if self.card.weights else None,
             **numbers,
         }
