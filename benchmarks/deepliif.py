@@ -1,10 +1,10 @@
-"""DeepLIIF beside the plain forward pass of its nine networks: same tile, same weights, float32, in turn in one run.
+"""DeepLIIF against a plain implementation of its nine networks: same tile, same weights, float32, alternating.
 
     python benchmarks/deepliif.py --rounds 3
 
-The plain networks are written here from their definition, with torch's own layers alone, and run one after the other
-on all cores. Prints seconds a tile on the clock and of processor time, and the ratios round by round; only ratios
-compare across machines, and on a busy machine only those of processor time.
+The plain networks use torch's own layers and run one after the other on all cores. Prints wall time and processor time
+for a tile, and the ratios of each round; only ratios compare across machines, and on a busy machine only those of
+processor time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wsiscore.generators.deepliif import SPEC, Config, Networks, build
 
 
 def norm(channels: int) -> nn.Module:
-    """Return a batch normalisation by the statistics of the batch at hand."""
+    """Return a batch normalisation by the statistics of the batch."""
     return nn.BatchNorm2d(channels, track_running_stats=False)
 
 
@@ -41,7 +41,7 @@ class Block(nn.Module):
 
 
 def resnet(w: int) -> nn.Sequential:
-    """Return the ResNet of nine blocks."""
+    """Return the ResNet with nine blocks."""
     down = [
         layer
         for n in (w, 2 * w)
@@ -62,7 +62,7 @@ def resnet(w: int) -> nn.Sequential:
 
 
 class Level(nn.Module):
-    """One level of the U-Net of nine, and those below it."""
+    """One level of the U-Net with nine downsamplings, and those below it."""
 
     def __init__(self, w: int, level: int = 0) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Level(nn.Module):
         self.up = nn.Sequential(nn.ReLU(), up, nn.Tanh() if self.outermost else norm(outer))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, 3, H, W) at the outermost level, and beneath it the input beside what was made of it."""
+        """Return (B, 3, H, W) at the outermost level; else the input concatenated with the output of the level."""
         deep = self.down(x)
         made = self.up(self.below(deep) if self.below else deep)
         return made if self.outermost else torch.cat([x, made], dim=1)
@@ -95,22 +95,22 @@ class Plain(nn.Module):
 
     def forward(self, tile: Tensor) -> Tensor:
         """Return (B, 15, H, W): the segmentation and the four modalities."""
-        painted = [network(tile) for network in self.translators]
-        masks = [network(seen) for network, seen in zip(self.segmenters, [tile, *painted], strict=True)]
+        translated = [network(tile) for network in self.translators]
+        masks = [network(source) for network, source in zip(self.segmenters, [tile, *translated], strict=True)]
         weights = (0.25, 0.15, 0.25, 0.1, 0.25)
         mask = sum(weight * mask for weight, mask in zip(weights, masks, strict=True))
-        return torch.cat([mask, *painted], dim=1)
+        return torch.cat([mask, *translated], dim=1)
 
 
 def timed(run: Callable[[], np.ndarray]) -> tuple[float, float, np.ndarray]:
-    """Return seconds on the clock, seconds of processor time, and the result."""
+    """Return wall time and processor time in seconds, and the result."""
     clock, processor = time.perf_counter(), time.process_time()
     result = run()
     return time.perf_counter() - clock, time.process_time() - processor, result
 
 
 def tissue(size: int) -> np.ndarray:
-    """Return a tile (1, 3, size, size) of pale ground with brown and blue discs."""
+    """Return a tile (1, 3, size, size) of brown and blue discs on a pale background."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size]
     tile = rng.normal(235, 4, (3, size, size))
@@ -160,18 +160,20 @@ def main() -> None:
     for name, spent in seconds.items():
         clock, processor = (statistics.median(each) for each in zip(*spent, strict=True))
         ratios = [[p[i] / o[i] for p, o in zip(seconds["plain"], spent, strict=True)] for i in (0, 1)]
-        told = " ".join(f"{ratio:.2f}" for ratio in ratios[0]), " ".join(f"{ratio:.2f}" for ratio in ratios[1])
-        print(f"{name:<13} {clock:6.1f} s clock, {processor:6.1f} s processor; times faster: {told[0]} / {told[1]}")
+        factors = " ".join(f"{ratio:.2f}" for ratio in ratios[0]), " ".join(f"{ratio:.2f}" for ratio in ratios[1])
+        print(
+            f"{name:<13} {clock:6.1f} s wall, {processor:6.1f} s processor; times faster: {factors[0]} / {factors[1]}"
+        )
     print(f"largest difference of a map in [0, 1]: {furthest:.1e}")
 
 
 def ordered(plain: Plain) -> list[Tensor]:
-    """Return the plain networks' weights in the order of ours: a U-Net's levels down, then up."""
+    """Return the plain networks' weights in the order of `Networks`: the levels of a U-Net down, then up."""
     weights = [weight for network in plain.translators for weight in network.state_dict().values()]
     for network in plain.segmenters:
         levels = [level for level in network.modules() if isinstance(level, Level)]
-        for halves in ([level.down for level in levels], [level.up for level in reversed(levels)]):
-            weights += [weight for half in halves for weight in half.state_dict().values()]
+        for directions in ([level.down for level in levels], [level.up for level in reversed(levels)]):
+            weights += [weight for part in directions for weight in part.state_dict().values()]
     return weights
 
 

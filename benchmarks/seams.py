@@ -1,11 +1,11 @@
-"""What tiling changes: the stitched maps of a picture against those of the same picture computed in one piece.
+"""The effect of tiling: the stitched maps of an image against the maps of the same image in one piece.
 
     python benchmarks/seams.py models/ihcscoregan pyramidp2p atst --width 8
 
-Takes models' folders, and names of families, which get fresh weights and, with --width, every width that of --width.
-Prints a Markdown table, maps in 0..1: the mean and largest absolute difference within 8 px of a seam and elsewhere,
-and the mean step of the difference from one pixel to the next, across a seam and elsewhere: what an eye would see.
-Both sides are rounded as a mosaic stores them. A rim of the picture is left out: there the two see different things.
+Takes folders of models and names of families; a family is newly initialised, with every width set to --width if given.
+Prints a Markdown table, maps in 0..1: the mean and largest absolute difference within 8 px of a seam and elsewhere, and
+the mean step of the difference between neighbouring pixels, across a seam and elsewhere, which is what is visible.
+Both maps are rounded as a mosaic stores them. A margin of the image is left out, because its surroundings differ.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from wsiscore.tiles import TileList
 Maps = npt.NDArray[np.float32]
 
 BAND_PX = 8  # to each side of a seam
-RIM_PX = 128  # of the picture
+MARGIN_PX = 128  # of the image, not compared
 HEAD = (
     "generator",
     "tile, px",
@@ -50,7 +50,7 @@ HEAD = (
 
 
 class Difference(NamedTuple):
-    """What tiling changed, in the maps' unit."""
+    """Differences by tiling, in the unit of the maps."""
 
     mean_at_seams: float
     max_at_seams: float
@@ -61,7 +61,7 @@ class Difference(NamedTuple):
 
 
 class Fixed:
-    """A generator that looks at no slide any more, so that all its tiles are treated alike."""
+    """A generator already adapted to a slide, which does not adapt again."""
 
     def __init__(self, generator: Generator) -> None:
         self.generator, self.spec = generator, generator.spec
@@ -72,7 +72,7 @@ class Fixed:
 
 
 def generator_of(name: str, width: int | None, device: str) -> Generator:
-    """Return a model by its folder, or a family by its name with fresh weights."""
+    """Return a model by its folder, or a family by its name, newly initialised."""
     if (Path(name) / CARD).exists():
         return load_model(Path(name), device)
     own = family(name)
@@ -80,8 +80,8 @@ def generator_of(name: str, width: int | None, device: str) -> Generator:
     return own.build(own.config(**narrow), own.spec, None, device)
 
 
-def picture_for(spec: GeneratorSpec, side_px: int, path: Path) -> Slide:
-    """Render a square that the generator is meant for, at its own scale."""
+def image_for(spec: GeneratorSpec, side_px: int, path: Path) -> Slide:
+    """Render a square of the stain that the generator reads, at its resolution."""
     pairs = family(spec.family).pairs or ("he" if spec.rules is None else "ihc",)
     rendered = render_pair(np.random.default_rng(3), side_px, side_px, spec.mpp, pairs[:1])
     cv2.imwrite(str(path), rendered.pictures[pairs[0]][..., ::-1])
@@ -96,13 +96,13 @@ def stored(maps: npt.NDArray[np.generic], dtype: str) -> Maps:
 
 
 def in_one_piece(generator: Generator, slide: Slide, side_px: int) -> Maps:
-    """Return (C, side, side): the maps of the picture as a single tile."""
+    """Return (C, side, side): the maps of the image as a single tile."""
     pixels = slide.read(Region(0, 0, side_px, side_px, generator.spec.mpp))
     return stored(generator(np.ascontiguousarray(pixels.transpose(2, 0, 1))[None])[0], generator.spec.dtype)
 
 
 def in_tiles(generator: Generator, slide: Slide, side_px: int, tile_px: int) -> tuple[Maps, int]:
-    """Return (C, side, side): the maps of the picture as a mosaic, and the side of a core."""
+    """Return (C, side, side): the maps of the image as a mosaic, and the side of a core."""
     spec, side_um = generator.spec, side_px * generator.spec.mpp
     rois = [Roi("all", shapely.box(0, 0, side_um, side_um))]
     tiles = TileList.plan(slide, rois, mpp=spec.mpp, tile_px=tile_px, margin_px=spec.margin_px)
@@ -112,16 +112,16 @@ def in_tiles(generator: Generator, slide: Slide, side_px: int, tile_px: int) -> 
     return (maps / 255 if spec.dtype == "uint8" else maps), tile_px - 2 * spec.margin_px
 
 
-def difference(whole: Maps, stitched: Maps, core_px: int, rim_px: int = RIM_PX) -> Difference | None:
-    """Compare maps (C, side, side); None if no seam lies inside the rim."""
+def difference(whole: Maps, stitched: Maps, core_px: int, margin_px: int = MARGIN_PX) -> Difference | None:
+    """Compare maps (C, side, side); None if no seam lies inside the margin."""
     side = whole.shape[1]
-    place = np.arange(rim_px, side - rim_px)
+    place = np.arange(margin_px, side - margin_px)
     nearest = np.rint(place / core_px) * core_px
     seam = (nearest > 0) & (nearest < side)
     near = seam & (np.where(place < nearest, nearest - place, place - nearest + 1) <= BAND_PX)
     if not near.any():
         return None
-    inner = np.s_[:, rim_px : side - rim_px, rim_px : side - rim_px]
+    inner = np.s_[:, margin_px : side - margin_px, margin_px : side - margin_px]
     error = stitched[inner] - whole[inner]
     apart = np.abs(error)
     at_seams = near[:, None] | near
@@ -146,8 +146,8 @@ def rows(name: str, generator: Generator, slide: Slide, side_px: int, sizes: lis
         if size % spec.multiple_px:
             found.append([name, f"{size}", f"reads multiples of {spec.multiple_px} px", *["–"] * 7])
             continue
-        told = difference(whole, *in_tiles(generator, slide, side_px, size))
-        numbers = [f"{number:.4f}" for number in told] if told else ["no seam"] + ["–"] * 5
+        found_difference = difference(whole, *in_tiles(generator, slide, side_px, size))
+        numbers = [f"{number:.4f}" for number in found_difference] if found_difference else ["no seam"] + ["–"] * 5
         found.append([name, f"{size}", f"{spec.margin_px}", f"{whole.std():.4f}", *numbers])
     return found
 
@@ -158,8 +158,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("generators", nargs="+", metavar="FOLDER|FAMILY")
     parser.add_argument("--width", type=int)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024])
-    parser.add_argument("--side", type=int, default=2048, help="of the picture, px; a multiple of the generators'")
-    parser.add_argument("--slide", type=Path, help="instead of a rendered picture; its top left is taken")
+    parser.add_argument("--side", type=int, default=2048, help="of the image, px; a multiple of the generators'")
+    parser.add_argument("--slide", type=Path, help="use the top left of this slide instead of a rendered image")
     parser.add_argument("--mpp", type=float)
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(words)
@@ -168,7 +168,7 @@ def main(words: list[str] | None = None) -> None:
         generator = generator_of(name, given.width, given.device)
         with tempfile.TemporaryDirectory() as folder:
             rendered = Path(folder) / "picture.png"
-            slide = Slide(given.slide, given.mpp) if given.slide else picture_for(generator.spec, given.side, rendered)
+            slide = Slide(given.slide, given.mpp) if given.slide else image_for(generator.spec, given.side, rendered)
             with slide:
                 for row in rows(name, generator, slide, given.side, given.sizes):
                     print(f"| {' | '.join(row)} |", flush=True)

@@ -1,4 +1,4 @@
-"""What every generator family must keep; a class of tests to inherit."""
+"""Tests that every generator family must pass, as a class to inherit."""
 
 import json
 import pickle
@@ -16,21 +16,25 @@ TILE_SIZES = (256, 512, 1024)  # what the command line offers
 
 
 def small(config_type):
-    """Return the family's default configuration, narrow wherever it has a width, and shallow."""
+    """Return the family's default configuration with small widths and few downsamplings."""
     names = [field.name for field in fields(config_type)]
     return config_type(
-        **{name: 4 if name == "halvings" else 8 for name in names if name.endswith(("width", "halvings"))}
+        **{name: 4 if name == "downsamplings" else 8 for name in names if name.endswith(("width", "downsamplings"))}
     )
 
 
 def small_spec(own):
-    """Return the family's spec; where its small configuration halves a tile less often, for smaller tiles."""
-    halvings = getattr(small(own.config), "halvings", None)
-    return own.spec if halvings is None else replace(own.spec, multiple_px=2**halvings, tile_px=128, margin_px=16)
+    """Return the family's spec, with smaller tiles if its small configuration has fewer downsamplings."""
+    downsamplings = asdict(small(own.config)).get("downsamplings")
+    return (
+        own.spec
+        if downsamplings is None
+        else replace(own.spec, multiple_px=2**downsamplings, tile_px=128, margin_px=16)
+    )
 
 
 def tissue(batch, height, width, seed=0):
-    """Return tiles (B, 3, H, W) of pale ground with brown and blue discs, each tile of its own."""
+    """Return different tiles (B, 3, H, W) of brown and blue discs on a pale background."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     tiles = rng.normal(235, 4, (batch, 3, height, width))
@@ -43,7 +47,7 @@ def tissue(batch, height, width, seed=0):
 
 
 class GeneratorContract:
-    """Laws of a generator family; a subclass or a parametrisation says which by ``name``."""
+    """Laws of a generator family; a subclass or a parametrisation gives its ``name``."""
 
     @pytest.fixture
     def own(self, name):
@@ -59,7 +63,7 @@ class GeneratorContract:
 
     @pytest.fixture
     def side(self, spec):
-        """Return the smallest side that leaves a core, and some multiples, to keep the tests quick."""
+        """Return a small side that the family takes, to keep the tests fast."""
         multiple = spec.multiple_px
         return multiple * max(1, 64 // multiple)
 
@@ -76,6 +80,11 @@ class GeneratorContract:
         assert own.config.__dataclass_params__.frozen
         assert own.config(**asdict(config)) == config
         json.dumps(asdict(config))
+
+    def test_former_option_names_refer_to_options_and_are_not_options(self, own):
+        options = {field.name for field in fields(own.config)}
+        assert set(own.renamed.values()) <= options
+        assert not options & set(own.renamed)
 
     def test_a_tile_of_each_size_gives_maps_of_its_size(self, spec, generator):
         multiple = spec.multiple_px
@@ -104,7 +113,7 @@ class GeneratorContract:
         maps = generator(tissue(2, side, side))
         assert not np.allclose(maps[0], maps[1], atol=1e-3)
 
-    def test_the_same_tiles_give_the_same_maps_and_are_left_as_they_were(self, own, generator, side):
+    def test_the_same_tiles_give_the_same_maps_and_are_not_changed(self, own, generator, side):
         tiles = tissue(2, side, side)
         before = tiles.copy()
         first = generator(tiles)
@@ -112,12 +121,12 @@ class GeneratorContract:
         np.testing.assert_array_equal(first, again)
         np.testing.assert_array_equal(tiles, before)
 
-    def test_how_the_array_lies_in_memory_does_not_matter(self, generator, side):
+    def test_the_memory_layout_does_not_matter(self, generator, side):
         tiles = tissue(2, side, side)
         as_read = np.ascontiguousarray(tiles.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         np.testing.assert_allclose(generator(as_read), generator(tiles), rtol=0, atol=1e-5)
 
-    def test_other_arrays_are_refused(self, own, generator, side):
+    def test_arrays_of_other_types_and_shapes_are_refused(self, own, generator, side):
         good = tissue(1, side, side)
         wrong = [good.astype(np.float32), good[0], good[:, :2], np.concatenate([good, good], axis=1)]
         if own.spec.multiple_px > 1:
@@ -132,7 +141,7 @@ class GeneratorContract:
         if spec.rules:
             spec = replace(spec, rules=replace(spec.rules, threshold=0.625))
         generator = own.build(config, spec, None, "cpu")
-        # A family with weights offers them by name, as `weights()`; moved, so that fresh ones would be noticed.
+        # Scaled, so that newly initialised weights would differ.
         weights = {key: value * 1.25 for key, value in generator.weights().items()}
         if weights:
             generator = own.build(config, spec, weights, "cpu")
@@ -144,9 +153,9 @@ class GeneratorContract:
         np.testing.assert_array_equal(loaded(tiles), generator(tiles))
         assert pickle.loads(pickle.dumps(read_card(tmp_path / "one"))).provenance() == written.provenance()
 
-    def test_a_generator_that_looks_at_the_slide_says_what_it_found(self, own, generator, side):
+    def test_a_slide_adaptive_generator_is_reproducible_and_reports_its_settings(self, own, generator, side):
         if not isinstance(generator, SlideAdaptive):
-            pytest.skip("this family does not look at the slide first")
+            pytest.skip("this family does not adapt to the slide")
         sample = tissue(4, 4 * side, 4 * side)
         one, other = generator.for_slide(sample), generator.for_slide(sample)
         assert one.spec == generator.spec

@@ -1,4 +1,4 @@
-"""ATST-Net: its transformer, imported encoders, automatic masks, auxiliary tasks and training."""
+"""ATST-Net: its transformer, imported encoders, masks, auxiliary losses and training."""
 
 import copy
 import io
@@ -15,17 +15,18 @@ from wsiscore.generators import atst
 from wsiscore.generators.atst import PAIRS, SPEC, BothWays, Config, Recipe, build, derived, read_published, ssim
 from wsiscore.models import store
 from wsiscore.models.store import import_published, load_model
-from wsiscore.networks.generator import fresh, read_checkpoint
-from wsiscore.networks.stain_losses import closed, dark, nuclei_count, soft_mask
+from wsiscore.networks.checkpoints import read_checkpoint
+from wsiscore.networks.generator import initialised
+from wsiscore.networks.stain_losses import absorption, closed, nuclei_count, soft_mask
 from wsiscore.networks.vit import VisionTransformer
 from wsiscore.synthetic.appearance import Appearance
 from wsiscore.synthetic.field import render_field
 
-SMALL = Config(width=4, encoder_width=16, depth=4, heads=2, judge_width=4, blocks=1)
+SMALL = Config(width=4, encoder_width=16, depth=4, heads=2, discriminator_width=4, blocks=1)
 
 
-def stirred(network):
-    """Return the network with weights that differ from layer to layer, the positions too."""
+def perturbed(network):
+    """Return the network with random changes to all weights and position embeddings."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         for value in network.state_dict().values():
@@ -35,11 +36,11 @@ def stirred(network):
 
 @pytest.fixture(scope="module")
 def transformer():
-    return stirred(fresh(lambda: VisionTransformer(16, 8, 2, 16))).eval()
+    return perturbed(initialised(lambda: VisionTransformer(16, 8, 2, 16))).eval()
 
 
 def by_definition(state, pictures, depth, heads):
-    """Return the tokens after each block, written out from Dosovitskiy et al. with timm's names for the weights."""
+    """Return the tokens after each block, after the definition of Dosovitskiy et al., with timm's weight names."""
     w = dict(state)
     tokens = conv2d(pictures, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=16)
     tokens = tokens.flatten(2).transpose(1, 2)
@@ -54,12 +55,12 @@ def by_definition(state, pictures, depth, heads):
             w[at + "attn.qkv.weight"],
             w[at + "attn.qkv.bias"],
         ).chunk(3, dim=2)
-        seen = []
+        heads_out = []
         for head in range(heads):
             part = slice(head * size, (head + 1) * size)
-            share = torch.softmax(q[..., part] @ k[..., part].transpose(1, 2) / size**0.5, dim=2)
-            seen.append(share @ v[..., part])
-        x = x + linear(torch.cat(seen, dim=2), w[at + "attn.proj.weight"], w[at + "attn.proj.bias"])
+            attention = torch.softmax(q[..., part] @ k[..., part].transpose(1, 2) / size**0.5, dim=2)
+            heads_out.append(attention @ v[..., part])
+        x = x + linear(torch.cat(heads_out, dim=2), w[at + "attn.proj.weight"], w[at + "attn.proj.bias"])
         inner = layer_norm(x, x.shape[2:], w[at + "norm2.weight"], w[at + "norm2.bias"], 1e-6)
         inner = gelu(linear(inner, w[at + "mlp.fc1.weight"], w[at + "mlp.fc1.bias"]))
         x = x + linear(inner, w[at + "mlp.fc2.weight"], w[at + "mlp.fc2.bias"])
@@ -68,7 +69,7 @@ def by_definition(state, pictures, depth, heads):
     return after
 
 
-def test_the_transformer_is_its_definition_and_gives_every_quarter(transformer):
+def test_the_transformer_equals_its_definition_after_every_quarter(transformer):
     pictures = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         quarters = transformer(pictures)
@@ -78,13 +79,13 @@ def test_the_transformer_is_its_definition_and_gives_every_quarter(transformer):
         torch.testing.assert_close(found.flatten(2).transpose(1, 2), after[block][:, 2:], rtol=0, atol=1e-5)
 
 
-def test_positions_are_the_stored_ones_at_224_px_and_interpolated_elsewhere(transformer):
+def test_position_embeddings_are_stored_for_224_px_and_interpolated_for_other_sizes(transformer):
     assert torch.equal(transformer.positions(14, 14), transformer.pos_embed)
     wide = transformer.positions(14, 28)
     assert wide.shape == (1, 2 + 14 * 28, 16)
     assert torch.equal(wide[:, :2], transformer.pos_embed[:, :2])
     # Each column becomes two, a quarter of the way to its neighbours, so pairs keep about the mean.
-    smooth = fresh(lambda: VisionTransformer(16, 4, 2, 16))
+    smooth = initialised(lambda: VisionTransformer(16, 4, 2, 16))
     pairs = smooth.positions(14, 28)[:, 2:].reshape(14, 14, 2, 16).mean(dim=2)
     stored = smooth.pos_embed[:, 2:].reshape(14, 14, 16)
     assert (pairs - stored)[:, 1:-1].abs().max() < 0.2
@@ -96,7 +97,7 @@ def test_positions_are_the_stored_ones_at_224_px_and_interpolated_elsewhere(tran
     [SMALL, replace(SMALL, token_px=8), replace(SMALL, depth=8, heads=4), replace(SMALL, skips=False)],
     ids=["small", "token 8", "deeper", "no skips"],
 )
-def test_a_batch_gives_what_its_tiles_give_alone_whatever_their_size(config):
+def test_a_tile_gives_the_same_maps_alone_and_in_a_batch_at_any_size(config):
     generator = build(config, SPEC, None, "cpu")
     for height, width in ((32, 32), (96, 64)):
         tiles = np.random.default_rng(1).integers(0, 256, (3, 3, height, width), np.uint8)
@@ -106,7 +107,7 @@ def test_a_batch_gives_what_its_tiles_give_alone_whatever_their_size(config):
         np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
 
 
-def test_a_model_runs_either_way_with_the_same_weights():
+def test_a_model_runs_in_both_directions_with_the_same_weights():
     there = build(SMALL, SPEC, None, "cpu")
     back = build(replace(SMALL, reverse=True), SPEC, there.weights(), "cpu")
     tiles = np.random.default_rng(1).integers(0, 256, (1, 3, 32, 32), np.uint8)
@@ -116,14 +117,14 @@ def test_a_model_runs_either_way_with_the_same_weights():
     np.testing.assert_array_equal(build(replace(SMALL, reverse=True), SPEC, spoilt, "cpu")(tiles), back(tiles))
 
 
-# Encoders that users bring
+# Imported encoders
 
 
 @pytest.mark.parametrize(
     ("place", "prefix"),
     [((), ""), (("model",), ""), (("state_dict",), "module.base_encoder."), (("a", "b"), "encoder.")],
 )
-def test_an_encoder_is_found_wherever_it_lies(transformer, tmp_path, place, prefix):
+def test_an_encoder_is_found_at_any_depth_and_prefix(transformer, tmp_path, place, prefix):
     state = dict(transformer.state_dict()) | {"head.weight": torch.zeros(5, 16), "head.bias": torch.zeros(5)}
     held = {prefix + name: value for name, value in state.items()}
     if prefix == "module.base_encoder.":
@@ -134,7 +135,7 @@ def test_an_encoder_is_found_wherever_it_lies(transformer, tmp_path, place, pref
     assert_encoder(atst._encoder_state(read_checkpoint(path)), transformer)
 
 
-def test_the_last_norm_may_stand_behind_the_average(transformer):
+def test_the_last_norm_may_be_called_fc_norm(transformer):
     state = {name.replace("norm.", "fc_norm."): value for name, value in transformer.state_dict().items()}
     assert "blocks.0.norm1.weight" in state
     assert_encoder(atst._encoder_state(state), transformer)
@@ -146,8 +147,8 @@ def assert_encoder(found, transformer):
         np.testing.assert_array_equal(found[name], value)
 
 
-def test_an_imported_encoder_is_that_of_the_model(transformer, tmp_path, monkeypatch):
-    monkeypatch.setattr(atst, "Config", partial(Config, width=4))  # the new parts are quicker to make
+def test_the_model_has_the_imported_encoder(transformer, tmp_path, monkeypatch):
+    monkeypatch.setattr(atst, "Config", partial(Config, width=4))  # a small decoder is faster to initialise
     torch.save(transformer.state_dict(), path := tmp_path / "encoder.pth")
     config, weights = read_published(path)
     assert config == Config(width=4, encoder_width=16, depth=8, token_px=16)
@@ -157,7 +158,7 @@ def test_an_imported_encoder_is_that_of_the_model(transformer, tmp_path, monkeyp
     assert weights.keys() == BothWays(config).state_dict().keys()
 
 
-def test_a_plain_transformer_gets_a_pretext_token_at_no_position(transformer, tmp_path, monkeypatch):
+def test_a_plain_transformer_gets_a_pretext_token_without_position(transformer, tmp_path, monkeypatch):
     monkeypatch.setattr(atst, "Config", partial(Config, width=4))
     state = dict(transformer.state_dict())
     del state["pretext_token"]
@@ -168,7 +169,7 @@ def test_a_plain_transformer_gets_a_pretext_token_at_no_position(transformer, tm
     assert not weights["to_ihc.encoder.pos_embed"][:, 0].any()
 
 
-def test_an_imported_model_says_that_it_is_untrained_and_training_starts_from_it(tmp_path, monkeypatch):
+def test_an_imported_model_is_described_as_untrained_and_starts_a_training(tmp_path, monkeypatch):
     small = {name: value + 1 for name, value in build(SMALL, SPEC, None, "cpu").weights().items()}
     importing = replace(atst.FAMILY, read_published=lambda _: (SMALL, small))
     monkeypatch.setattr(store, "family", lambda _: importing)
@@ -180,14 +181,14 @@ def test_an_imported_model_says_that_it_is_untrained_and_training_starts_from_it
 
 
 class Code:
-    """What a pickle with code holds."""
+    """An object whose pickle runs code."""
 
     def __reduce__(self):
         return exec, ("raise SystemExit",)
 
 
 def bad_files(transformer):
-    """Return name -> (content, what the error says)."""
+    """Return name -> (content, pattern of the error)."""
     state = dict(transformer.state_dict())
     whole = io.BytesIO()
     torch.save(state, whole)
@@ -205,7 +206,7 @@ def bad_files(transformer):
         "half": (without, r"'blocks\.3\.mlp\.fc1\.bias' is missing"),
         "odd depth": (short, "depth is a multiple of 4"),
         "other size": (wide, r"'pos_embed' is \(1, 578, 16\), wanted \(1, 198, 16\)"),
-        "other layout": (scaled, r"'blocks\.0\.ls1\.gamma' has no place"),
+        "other layout": (scaled, r"'blocks\.0\.ls1\.gamma' is not one of them"),
         "other tokens": (tokens, "token_px is 8 or 16, got 14"),
         "code": ({"model": Code()}, "and was not run"),
         "truncated": (whole.getvalue()[: len(whole.getvalue()) // 2], "is damaged"),
@@ -214,7 +215,7 @@ def bad_files(transformer):
     }
 
 
-def test_what_is_no_encoder_is_refused_in_one_line(transformer, tmp_path):
+def test_files_that_are_not_encoders_are_refused_in_one_line(transformer, tmp_path):
     for name, (content, text) in bad_files(transformer).items():
         path = tmp_path / f"{name}.pth"
         if isinstance(content, bytes):
@@ -227,7 +228,7 @@ def test_what_is_no_encoder_is_refused_in_one_line(transformer, tmp_path):
         assert str(path) in str(caught.value)
 
 
-# Automatic masks and auxiliary tasks
+# Masks and auxiliary losses
 
 
 def field(index, seed=3):
@@ -240,7 +241,7 @@ def unit(rgb):
 
 
 @pytest.mark.parametrize("seed", [3, 5])
-def test_the_mask_is_where_positive_nuclei_are(seed):
+def test_the_mask_covers_positive_nuclei(seed):
     truth = field(40, seed)
     mask = derived({"ihc": truth.rgb})["mask"]
     assert mask.shape == (320, 320, 1)
@@ -254,18 +255,18 @@ def test_the_mask_is_where_positive_nuclei_are(seed):
 
 
 def test_a_section_without_dab_has_no_positive_region():
-    """Otsu alone would part any picture in two."""
+    """Otsu's method alone would divide any image."""
     assert (derived({"ihc": field(0).rgb})["mask"] > 0).mean() < 0.005
 
 
-def test_the_soft_mask_of_the_section_itself_is_its_mask():
+def test_the_soft_mask_of_a_section_equals_its_mask():
     rgb = field(40).rgb
     found = derived({"ihc": rgb})
-    soft = soft_mask(dark(unit(rgb))[:, 1:], torch.tensor(found["cut"].flat[0] / 255))
+    soft = soft_mask(absorption(unit(rgb))[:, 1:], torch.tensor(found["cut"].flat[0] / 255))
     assert ((soft[0, 0].numpy() > 0.5) == (found["mask"][..., 0] > 0)).mean() > 0.99
 
 
-def test_closing_fills_gaps_up_to_its_reach():
+def test_closing_fills_gaps_up_to_twice_its_radius():
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., 8:12, :], mask[..., 16:20, :] = 1, 1
     assert torch.equal(closed(mask, 1), mask)
@@ -275,9 +276,9 @@ def test_closing_fills_gaps_up_to_its_reach():
     assert torch.equal(closed(mask, 0), mask)
 
 
-def test_nuclei_are_counted_where_they_are():
+def test_nuclei_are_counted():
     truth = field(40)
-    hematoxylin = dark(unit(truth.rgb))[:, :1]
+    hematoxylin = absorption(unit(truth.rgb))[:, :1]
     mask = torch.from_numpy(derived({"ihc": truth.rgb})["mask"][..., 0]).float()[None, None] / 255
     assert len(truth.positive) * 0.6 < nuclei_count(hematoxylin) < len(truth.positive) * 1.2
     assert truth.positive.sum() * 0.6 < nuclei_count(hematoxylin * mask) < truth.positive.sum() * 1.2
@@ -290,7 +291,7 @@ def trainer(config=SMALL, steps=8, start=None):
 
 @pytest.fixture(scope="module")
 def batch():
-    """Two crops of 64 px; H&E is the IHC with its colours turned, which is enough to learn from."""
+    """Two crops of 64 px; H&E is the IHC with reversed channels, which is enough for training."""
     rgb = field(50).rgb
     items = []
     for top in (0, 100):
@@ -299,8 +300,8 @@ def batch():
     return {name: torch.from_numpy(np.stack([item[name].transpose(2, 0, 1) for item in items])) for name in items[0]}
 
 
-def test_the_auxiliary_tasks_ask_for_the_section(batch):
-    """A picture that is the section has hardly any loss; bare glass has what eq. 2 to 5 say."""
+def test_the_auxiliary_losses_compare_with_the_section(batch):
+    """The section itself has nearly no loss; glass has the losses of eq. 2 to 5."""
     config = replace(SMALL, closing_px=0)
     ihc, mask, cut = batch["ihc"] / 127.5 - 1, batch["mask"] / 255, batch["cut"] / 255
     same = trainer(config)._auxiliary(ihc, ihc, mask, cut)
@@ -311,12 +312,12 @@ def test_the_auxiliary_tasks_ask_for_the_section(batch):
     areas = np.sort(mask.numpy().reshape(2, 8, 8, 8, 8).mean(axis=(2, 4)).reshape(2, 64), axis=1)
     assert glass["dense"] == pytest.approx(10 * areas[:, -16:].mean(), rel=0.05)
     assert glass["sparse"] == pytest.approx(10 * areas[:, :16].mean(), abs=0.05)
-    dab = dark(ihc)[:, 1:]
+    dab = absorption(ihc)[:, 1:]
     inside = [(d[m > 0].mean().item()) for d, m in zip(dab, mask, strict=True)]
     assert glass["intensity"] == pytest.approx(20 * np.mean(np.square(inside)), rel=0.1)
 
 
-def test_structural_similarity_is_its_formula():
+def test_structural_similarity_equals_its_formula():
     assert ssim(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)).item() == pytest.approx(1)
     one, other = (torch.full((1, 3, 32, 32), 2 * level - 1) for level in (0.5, 0.25))
     wanted = (2 * 0.5 * 0.25 + 1e-4) / (0.5**2 + 0.25**2 + 1e-4)
@@ -334,11 +335,11 @@ def test_a_few_steps_lower_the_losses(batch):
     totals = []
     for number in range(10):
         losses = recipe.step(batch, number)
-        totals.append(sum(float(loss) for name, loss in losses.items() if name != "judges"))
+        totals.append(sum(float(loss) for name, loss in losses.items() if name != "discriminators"))
     assert np.mean(totals[-2:]) < 0.85 * np.mean(totals[:2])
 
 
-def test_a_training_that_was_stopped_goes_on_to_the_same_weights(batch):
+def test_a_resumed_training_equals_an_uninterrupted_one(batch):
     whole, part = trainer(), trainer()
     for number in range(4):
         whole.step(batch, number)
@@ -354,20 +355,20 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(batch):
     assert all(np.array_equal(rest.weights()[name], value) for name, value in whole.weights().items())
 
 
-def test_a_step_moves_every_network_and_the_weights_are_those_of_a_model(batch):
+def test_a_step_changes_every_network_and_its_weights_make_a_model(batch):
     recipe = trainer()
     before = copy.deepcopy(recipe.networks.state_dict())
     recipe.step(batch, 0)
     after = recipe.networks.state_dict()
     still = [name for name in before if "pos_embed" not in name and torch.equal(before[name], after[name])]
-    # What an instance normalisation follows has a bias without effect, which rounding alone moves.
+    # The bias of a layer before an instance normalisation has no effect and gets no gradient but rounding errors.
     assert all(name.endswith("bias") for name in still)
     assert torch.equal(before["both.to_ihc.encoder.pos_embed"], after["both.to_ihc.encoder.pos_embed"])
     shown = recipe.show(batch)
     assert list(shown) == [*PAIRS, "virtual_ihc", "virtual_he"]
     assert all(at.dtype == torch.uint8 and at.shape == (2, 3, 64, 64) for at in shown.values())
-    painted = build(SMALL, SPEC, recipe.weights(), "cpu")(batch["he"].numpy())
-    np.testing.assert_allclose(shown["virtual_ihc"].numpy() / 255, painted, rtol=0, atol=1 / 255)
+    generated = build(SMALL, SPEC, recipe.weights(), "cpu")(batch["he"].numpy())
+    np.testing.assert_allclose(shown["virtual_ihc"].numpy() / 255, generated, rtol=0, atol=1 / 255)
 
 
 ABLATIONS = {
@@ -395,7 +396,7 @@ def test_every_ablation_trains_and_gives_a_model(name, batch):
     losses = recipe.step(batch, 0)
     assert (
         set(losses)
-        == {"adversarial", "cycle", "location", "dense", "sparse", "intensity", "nuclei", "judges"} - missing
+        == {"adversarial", "cycle", "location", "dense", "sparse", "intensity", "nuclei", "discriminators"} - missing
     )
     assert all(torch.isfinite(loss) for loss in losses.values())
     build(config, SPEC, recipe.weights(), "cpu")

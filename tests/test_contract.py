@@ -1,4 +1,4 @@
-"""Every family, built in or installed, keeps the contract."""
+"""Every family, built in or installed, passes the tests of `contract`."""
 
 import pytest
 from contract import GeneratorContract
@@ -8,4 +8,4 @@ from wsiscore.models.registry import names
 
 @pytest.mark.parametrize("name", names())
 class TestEveryFamily(GeneratorContract):
-    """The laws, for each family there is."""
+    """The tests, for each family."""

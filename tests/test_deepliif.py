@@ -1,4 +1,4 @@
-"""DeepLIIF: parity with the published numbers, what runs and what does not, its files, its training."""
+"""DeepLIIF: parity with the published program, selection of networks, files and training."""
 
 import io
 import pickle
@@ -12,7 +12,6 @@ import torch
 from contract import tissue
 
 from wsiscore.errors import ModelError
-from wsiscore.generators import deepliif
 from wsiscore.generators.deepliif import (
     PAIRS,
     SPEC,
@@ -25,10 +24,11 @@ from wsiscore.generators.deepliif import (
     read_published,
 )
 from wsiscore.networks.blocks import ResNet, SampleNorm, UNet
-from wsiscore.networks.cpu import hasten
-from wsiscore.networks.generator import fresh
+from wsiscore.networks.checkpoints import read_in_order
+from wsiscore.networks.cpu import optimise_for_cpu
+from wsiscore.networks.generator import initialised
 
-SMALL = Config(width=2, halvings=5, blocks=1, judge_width=2)
+SMALL = Config(width=2, downsamplings=5, blocks=1, discriminator_width=2)
 SMALL_SPEC = replace(SPEC, multiple_px=32)
 NEEDED_SPEC = replace(SMALL_SPEC, channels=SPEC.needed)
 PICTURES = {"segmentation": "G5", "hematoxylin": "G1", "dapi": "G2", "lap2": "G3", "marker": "G4"}
@@ -49,7 +49,7 @@ def from_archives(published, tmp_path_factory):
 
 
 @pytest.mark.shared
-def test_the_maps_are_the_published_ones_in_a_batch_as_alone(published):
+def test_maps_equal_the_published_ones_alone_and_in_a_batch(published):
     with np.load(published / "expected.npz") as arrays:
         expected = {name: arrays[name].astype(np.float32) for name in arrays.files}
     config, weights = read_published(published)
@@ -60,11 +60,11 @@ def test_the_maps_are_the_published_ones_in_a_batch_as_alone(published):
     for index, name in enumerate(PICTURES.values()):
         assert np.abs(tanh[:, 3 * index : 3 * index + 3] - expected[name]).max() <= 2e-3
     np.testing.assert_array_equal(generator(tiles[1:]), maps[1:])
-    assert list(config.shares().values()) == pytest.approx(expected["seg_weights"])
+    assert list(config.weights().values()) == pytest.approx(expected["seg_weights"])
 
 
 @pytest.mark.shared
-def test_archives_and_state_dicts_hold_the_same(published, from_archives):
+def test_archives_and_state_dicts_give_the_same_weights(published, from_archives):
     config, weights = read_published(published)
     assert config == from_archives[0] == Config(width=4)
     assert weights.keys() == from_archives[1].keys()
@@ -73,7 +73,7 @@ def test_archives_and_state_dicts_hold_the_same(published, from_archives):
 
 @pytest.mark.shared
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "train_opt.txt").unlink(), r"train_opt\.txt cannot be read"),
         (lambda folder: (folder / "G3.pt").unlink(), r"neither latest_net_G3\.pth nor G3\.pt"),
@@ -88,11 +88,11 @@ def test_archives_and_state_dicts_hold_the_same(published, from_archives):
         (lambda folder: change_archive(folder / "G1.pt", pickle.dumps(print)), r"holds code \(builtins\.print\)"),
     ],
 )
-def test_a_folder_that_cannot_be_used_says_why_in_one_line(published, tmp_path, spoil, said):
+def test_unusable_folders_are_refused_in_one_line(published, tmp_path, damage, message):
     for file in [*published.glob("G*.pt"), published / "train_opt.txt"]:
         shutil.copy(file, tmp_path)
-    spoil(tmp_path)
-    with pytest.raises(ModelError, match=said) as error:
+    damage(tmp_path)
+    with pytest.raises(ModelError, match=message) as error:
         read_published(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -106,7 +106,7 @@ def change_archive(path, tree):
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_an_archive_is_read_without_running_its_program(tmp_path):
-    """What runs on loading would set the weight to 7."""
+    """Its loading hook would set the weight to 7."""
 
     class Changed(torch.nn.Module):
         def __init__(self):
@@ -129,19 +129,19 @@ def test_an_archive_is_read_without_running_its_program(tmp_path):
     torch.jit.save(module, path := tmp_path / "G1.pt")
     assert torch.jit.load(path).weight.tolist() == [7, 7, 7]
     with pytest.raises(ModelError, match="damaged TorchScript archive"):
-        deepliif.in_order(path, {"weight": (3,)}, "it")
+        read_in_order(path, {"weight": (3,)}, "it")
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
-def test_a_hastened_network_gives_the_same_numbers(padding):
+def test_a_network_optimised_for_cpu_gives_the_same_output(padding):
     kind = {"norm": SampleNorm, "dropout": 0.5, "bias": False}
     picture = torch.rand(2, 3, 128, 128) * 2 - 1
     for make in (lambda: ResNet(16, blocks=3, padding=padding, **kind), lambda: UNet(8, 6, **kind)):
-        network = fresh(make).eval()
+        network = initialised(make).eval()
         with torch.inference_mode():
             before = network(picture)
             names = list(network.state_dict())
-            hasten(network)
+            optimise_for_cpu(network)
             np.testing.assert_allclose(network(picture), before, atol=2e-4)
             rows_last = network(picture.contiguous(memory_format=torch.channels_last))
             np.testing.assert_allclose(rows_last, before, atol=2e-4)
@@ -153,15 +153,15 @@ def runs(generator):
     calls = []
     for kind in ("translators", "segmenters"):
         for name, network in getattr(generator._network, kind).items():
-            network.register_forward_hook(lambda *_, told=f"{kind}.{name}": calls.append(told))
+            network.register_forward_hook(lambda *_, label=f"{kind}.{name}": calls.append(label))
     generator(tissue(1, 64, 64))
     return set(calls)
 
 
-def test_only_what_is_asked_for_runs():
+def test_only_the_networks_of_the_requested_channels_run():
     everything = {f"translators.{name}" for name in PAIRS[1:5]} | {f"segmenters.{name}" for name in PAIRS[:5]}
     assert runs(build(SMALL, NEEDED_SPEC, None, "cpu")) == everything
-    without = replace(SMALL, lap2_share=0.0)
+    without = replace(SMALL, lap2_weight=0.0)
     fewer = everything - {"segmenters.lap2"}
     assert runs(build(without, SMALL_SPEC, None, "cpu")) == fewer
     assert runs(build(without, NEEDED_SPEC, None, "cpu")) == fewer - {"translators.lap2"}
@@ -171,8 +171,8 @@ def test_only_what_is_asked_for_runs():
     }
 
 
-@pytest.mark.parametrize("config", [SMALL, replace(SMALL, segmenters="joint", marker_share=0.0)])
-def test_fewer_channels_are_the_same_maps(config):
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, segmenters="joint", marker_weight=0.0)])
+def test_fewer_channels_give_the_same_maps(config):
     tiles = tissue(2, 64, 96)
     everything = build(config, SMALL_SPEC, None, "cpu")(tiles)
     for channels in (SPEC.needed, ("negative", "dapi_green", "positive", "boundary")):
@@ -180,8 +180,8 @@ def test_fewer_channels_are_the_same_maps(config):
         np.testing.assert_array_equal(maps, everything[:, [SPEC.channels.index(name) for name in channels]])
 
 
-def test_the_generator_gives_what_the_networks_give():
-    networks = fresh(lambda: Networks(SMALL)).eval()
+def test_the_generator_gives_the_output_of_the_networks():
+    networks = initialised(lambda: Networks(SMALL)).eval()
     tiles = tissue(2, 64, 64)
     with torch.inference_mode():
         made = [networks(torch.from_numpy(tile[None]).float() / 127.5 - 1) for tile in tiles]
@@ -191,7 +191,7 @@ def test_the_generator_gives_what_the_networks_give():
         np.testing.assert_allclose(maps[:, 3 * index : 3 * index + 3] * 2 - 1, wanted, atol=1e-3)
 
 
-def test_nearly_empty_tiles_are_filled_and_not_run():
+def test_nearly_empty_tiles_get_constant_maps():
     tiles = tissue(3, 64, 64)
     tiles[1] = np.random.default_rng(0).normal(240, 2, tiles[1].shape)
     assert [nearly_empty(tile) for tile in tiles] == [False, True, False]
@@ -206,15 +206,15 @@ def test_nearly_empty_tiles_are_filled_and_not_run():
 @pytest.mark.parametrize(
     ("value", "empty"), [([0, 255], True), ([100, 105], True), ([100, 107], False), ([90, 0], True)]
 )
-def test_what_is_nearly_empty_goes_by_the_variance_of_grey_without_black_and_white(value, empty):
+def test_nearly_empty_is_a_small_variance_of_grey_values_without_black_and_white(value, empty):
     assert nearly_empty(np.tile(np.uint8(value), (3, 4, 8))) == empty
 
 
-def test_unknown_channels_and_tiles_that_cannot_be_halved_are_refused():
+def test_unknown_channels_and_tile_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ModelError, match="no channel 'cd3'"):
         build(SMALL, replace(SMALL_SPEC, channels=(*SPEC.needed, "cd3")), None, "cpu")
-    with pytest.raises(ModelError, match="32 px cannot be halved 6 times"):
-        build(replace(SMALL, halvings=6), SMALL_SPEC, None, "cpu")
+    with pytest.raises(ModelError, match="32 px cannot be downsampled 6 times"):
+        build(replace(SMALL, downsamplings=6), SMALL_SPEC, None, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -223,19 +223,19 @@ def test_unknown_channels_and_tiles_that_cannot_be_halved_are_refused():
         {"width": 0},
         {"norm": "layer"},
         {"decay": 2.0},
-        {"dapi_share": -1.0},
+        {"dapi_weight": -1.0},
         {"segmenters": "all"},
-        dict.fromkeys((f"{name}_share" for name in PAIRS[:5]), 0.0),
-        {"segmenters": "joint"} | dict.fromkeys((f"{name}_share" for name in PAIRS[1:5]), 0.0),
+        dict.fromkeys((f"{name}_weight" for name in PAIRS[:5]), 0.0),
+        {"segmenters": "joint"} | dict.fromkeys((f"{name}_weight" for name in PAIRS[1:5]), 0.0),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(wrong):
+def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="got"):
         Config(**wrong)
 
 
 def pairs(batch=1, side=32, seed=0):
-    """Return a batch in which every picture is the IHC, or its negative, or a mask of its brown."""
+    """Return a batch in which each image is the IHC, its negative, or a mask of its brown regions."""
     ihc = tissue(batch, side, side, seed)
     brown = (ihc[:, :1] > ihc[:, 2:]) & (ihc[:, :1] < 180)
     blue = (ihc[:, :1] < ihc[:, 2:] - 20) & (ihc[:, :1] < 180)
@@ -249,7 +249,7 @@ def trained(config=SMALL, steps=4, seed=1, start=None):
 
 
 @pytest.mark.parametrize("config", [replace(SMALL, spectral=True, synthetic=0.7)], ids=["synthetic"])
-def test_an_interrupted_training_goes_on_as_if_it_was_not(config):
+def test_a_resumed_training_equals_an_uninterrupted_one(config):
     whole, first, second = (trained(config, steps=3) for _ in range(3))
     losses = [whole.step(pairs(seed=number), number) for number in range(3)]
     for number in range(2):
@@ -261,7 +261,7 @@ def test_an_interrupted_training_goes_on_as_if_it_was_not(config):
     assert all(np.array_equal(value, second.weights()[name]) for name, value in whole.weights().items())
 
 
-def test_what_a_training_leaves_is_what_a_model_runs():
+def test_trained_weights_generate_what_is_shown_and_start_a_training():
     recipe = trained()
     recipe.step(batch := pairs(), 0)
     shown = recipe.show(batch)
@@ -273,7 +273,7 @@ def test_what_a_training_leaves_is_what_a_model_runs():
     assert all(np.array_equal(value, again.weights()[name]) for name, value in recipe.weights().items())
 
 
-def test_it_learns():
+def test_training_lowers_every_loss():
     config = replace(SMALL, blocks=1, adversarial=0.0, dropout=0.0, rate=1e-2)
     recipe = trained(config, steps=10)
     losses = [recipe.step(pairs(), number) for number in range(10)]
@@ -281,25 +281,25 @@ def test_it_learns():
         assert float(losses[-1][name]) < 0.7 * float(losses[0][name])
 
 
-def test_synthetic_pairs_come_in_the_later_half_and_spare_the_marker():
+def test_synthetic_pairs_are_used_in_the_second_half_without_the_marker():
     recipe = trained(replace(SMALL, synthetic=1.0))
     names = [set(recipe.step(pairs(), number)) for number in range(4)]
-    assert all("marker" in step and "painter_ihc" in step for step in names[:2])
+    assert all("marker" in step and "synthetic_ihc" in step for step in names[:2])
     assert not any("marker" in step for step in names[2:])
 
 
-def test_what_has_no_share_is_not_learnt_and_the_rest_shares_its_weight():
-    config = replace(SMALL, marker_share=0.0)
-    assert sum(config.shares().values()) == pytest.approx(1)
+def test_a_source_of_weight_0_is_not_trained_and_the_other_weights_add_up_to_1():
+    config = replace(SMALL, marker_weight=0.0)
+    assert sum(config.weights().values()) == pytest.approx(1)
     recipe = trained(config)
-    assert "segmentation_marker" not in recipe.networks["judge"]
+    assert "segmentation_marker" not in recipe.networks["discriminator"]
     assert "segmentation" in recipe.step(pairs(), 0)
     joint = trained(replace(SMALL, segmenters="joint"))
-    assert "segmentation_joint" in joint.networks["judge"]
+    assert "segmentation_joint" in joint.networks["discriminator"]
     assert "segmentation" in joint.step(pairs(), 0)
 
 
-def test_half_or_more_of_the_negative_cells_become_positive_and_nothing_else_changes():
+def test_half_or_more_of_the_negative_cells_become_positive_and_the_rest_is_unchanged():
     mask = np.zeros((3, 100, 100), np.uint8)
     for row in range(5, 95, 10):
         for column in range(5, 95, 10):
@@ -310,7 +310,7 @@ def test_half_or_more_of_the_negative_cells_become_positive_and_nothing_else_cha
     np.testing.assert_array_equal(altered[1], mask[1])
     np.testing.assert_array_equal(altered.sum(axis=0), mask.sum(axis=0))
     turned = (altered != mask).any(axis=0)[5:95:10, 6:95:10]
-    assert turned.mean() in [pytest.approx(share, abs=0.01) for share in (0.5, 0.7, 0.9)]
+    assert turned.mean() in [pytest.approx(fraction, abs=0.01) for fraction in (0.5, 0.7, 0.9)]
     assert (altered[0, 5:95:10, 6:95:10][turned] == 220).all()
     assert altered[0, 5, 5] == 220 or turned[0, 0]
     np.testing.assert_array_equal(more_positive(mask[None] * 0, np.random.default_rng(0))[0], mask * 0)

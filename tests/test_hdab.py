@@ -1,4 +1,4 @@
-"""The baseline: one centre a nucleus of any size, the right class, no seams, the truth on rendered slides."""
+"""The baseline: one centre for each nucleus, its class, no seams, and the index of rendered slides."""
 
 import json
 from pathlib import Path
@@ -24,12 +24,12 @@ STAIN = Stain((0.71, 0.62, 0.33), (0.30, 0.56, 0.77), (238.0, 236.0, 233.0))
 FEW = settings(max_examples=15, deadline=None)
 
 
-def fresh():
+def default_generator():
     return hdab.build(hdab.Config(), hdab.SPEC, None, "cpu")
 
 
 def tile_of(hematoxylin, dab, seed=0):
-    """Return (1, 3, H, W) of these amounts of dye, with a camera's blur and noise."""
+    """Return a tile (1, 3, H, W) of these densities of stain, with blur and noise of a camera."""
     od = np.multiply.outer(hematoxylin, STAIN.hematoxylin) + np.multiply.outer(dab, STAIN.dab)
     light = cv2.GaussianBlur(np.array(STAIN.white) * 10**-od, (0, 0), 0.7)
     light += np.random.default_rng(seed).normal(0, 1.5, light.shape)
@@ -37,7 +37,7 @@ def tile_of(hematoxylin, dab, seed=0):
 
 
 def ellipse(side, x, y, width_um, height_um, turn=0.0):
-    """Return (side, side): 1 inside an ellipse, its rim a pixel soft."""
+    """Return (side, side): 1 inside an ellipse, with an edge one pixel wide."""
     v, u = np.mgrid[:side, :side].astype(float) - np.array([y, x])[:, None, None]
     along, across = u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
     far = np.hypot(along / (width_um / 2 / MPP), across / (height_um / 2 / MPP))
@@ -45,7 +45,7 @@ def ellipse(side, x, y, width_um, height_um, turn=0.0):
 
 
 def cells_of(maps):
-    """Return (n, 2) columns x, y in pixels and (n,) whether positive, of (3, H, W) maps."""
+    """Return the positions (n, 2), x and y in pixels, and the classes (n,), True if positive, from (3, H, W) maps."""
     center, positive, negative = maps
     side = 2 * round(RULES.radius_um / MPP) + 1
     peaks = (center == maximum_filter(center, side)) & (center >= RULES.threshold)
@@ -56,14 +56,14 @@ def cells_of(maps):
 
 
 def field(seed, index, side=512):
-    """Return a rendered field of several hundred nuclei, as a tile, and its truth."""
+    """Return a rendered field of several hundred nuclei, as a tile, and its ground truth."""
     rng = np.random.default_rng(seed)
     rendered = render_field(rng, side, side, MPP, appearance=Appearance.random(rng, 0.2), index=index)
     return rendered.rgb.transpose(2, 0, 1)[None], rendered
 
 
 SOME_TILE = field(11, 30.0)[0]
-GENERATOR = fresh().for_slide(SOME_TILE)
+GENERATOR = default_generator().for_slide(SOME_TILE)
 
 
 @FEW
@@ -84,7 +84,7 @@ def test_a_nucleus_of_any_size_is_one_cell_of_its_class(diameter, longer, turn, 
 @pytest.mark.parametrize("od", [0.3, 0.5])
 @pytest.mark.parametrize("brown", [False, True])
 def test_a_hollow_nucleus_is_one_cell_of_its_class(diameter, od, brown):
-    """Of usual ones; a thin ring or a faint one may be read as two cells or as the other class."""
+    """Thinner or paler rings may be detected as two cells or as the other class."""
     full, middle = (ellipse(128, 64, 64, d, d) for d in (diameter, diameter - 4))
     ring = full - 0.85 * middle
     tile = tile_of(0.02 + (0.1 if brown else od) * ring, (od + 0.1) * ring * brown, 0)
@@ -103,7 +103,7 @@ def test_two_nuclei_that_touch_are_two_cells(diameter, apart, od, seed):
     assert len(xy) == 2
 
 
-def test_glass_and_an_even_ground_have_no_cells():
+def test_glass_and_uniform_stain_have_no_cells():
     flat = np.zeros((128, 128))
     for hematoxylin in (0.0, 0.1, 0.4):
         assert len(cells_of(GENERATOR(tile_of(flat + hematoxylin, flat))[0])[0]) == 0
@@ -111,7 +111,7 @@ def test_glass_and_an_even_ground_have_no_cells():
 
 @FEW
 @given(st.integers(0, 255), st.integers(0, 99))
-def test_positive_and_negative_are_shares_of_one(level, seed):
+def test_positive_and_negative_add_up_to_one(level, seed):
     noise = np.random.default_rng(seed).integers(level // 2, level + 1, (1, 3, 64, 64), dtype=np.uint8)
     maps = GENERATOR(noise)
     np.testing.assert_allclose(maps[:, 1] + maps[:, 2], 1, atol=1e-6)
@@ -130,32 +130,32 @@ def test_tiles_that_overlap_agree_in_their_cores(dx, dy):
     assert np.quantile(difference, 0.99) < 0.01
 
 
-def test_a_batch_is_its_tiles_one_by_one():
+def test_a_tile_gives_the_same_maps_alone_and_in_a_batch():
     tiles = np.concatenate([SOME_TILE[..., :256, :256], SOME_TILE[..., 256:, 256:], SOME_TILE[..., :256, 256:]])
     np.testing.assert_array_equal(GENERATOR(tiles), np.concatenate([GENERATOR(tile[None]) for tile in tiles]))
 
 
 @pytest.mark.parametrize(("seed", "index"), [(1, 3.0), (6, 20.0), (3, 50.0), (4, 90.0)])
-def test_the_index_of_rendered_slides_is_right_within_three_points(seed, index):
+def test_the_index_of_rendered_slides_is_within_three_points(seed, index):
     tile, truth = field(seed, index, side=1024)
-    generator = fresh().for_slide(tile)
+    generator = default_generator().for_slide(tile)
     _, positive = cells_of(generator(tile)[0])
     assert abs(100 * positive.mean() - 100 * truth.positive.mean()) < 3
     assert len(positive) == pytest.approx(len(truth.positive), rel=0.12)
 
 
-def test_the_slide_decides_the_cuts_and_the_settings_say_so():
+def test_thresholds_follow_the_slide_and_are_in_the_settings():
     settings_found = GENERATOR.settings
     assert json.loads(json.dumps(settings_found)) == settings_found
     assert Stain.from_json(settings_found["stain"]) == GENERATOR.stain
     assert GENERATOR.for_slide(SOME_TILE) == GENERATOR
     pale = 255 - (255 - SOME_TILE) // 2
-    assert fresh().for_slide(pale).hematoxylin_cut_od < GENERATOR.hematoxylin_cut_od
+    assert default_generator().for_slide(pale).hematoxylin_cut_od < GENERATOR.hematoxylin_cut_od
 
 
 @pytest.mark.parametrize("level", [255, 240, 0])
-def test_a_slide_of_nothing_keeps_the_usual_cuts(level):
-    generator = fresh().for_slide(np.full((2, 3, 64, 64), level, np.uint8))
+def test_an_empty_slide_keeps_the_default_thresholds(level):
+    generator = default_generator().for_slide(np.full((2, 3, 64, 64), level, np.uint8))
     assert generator.stain.found == ()
     assert generator.hematoxylin_cut_od == hdab.Config().hematoxylin_od[1]
 
@@ -166,7 +166,7 @@ def test_a_slide_without_dab_has_no_positive_cells():
     for x, y in rng.uniform(10, 500, (250, 2)):
         blue = np.maximum(blue, rng.uniform(0.3, 0.6) * ellipse(512, x, y, 9, 8))
     tile = tile_of(0.03 + blue, np.zeros_like(blue))
-    _, positive = cells_of(fresh().for_slide(tile)(tile)[0])
+    _, positive = cells_of(default_generator().for_slide(tile)(tile)[0])
     assert len(positive) > 150
     assert positive.sum() <= 2
 
@@ -176,7 +176,7 @@ def test_weights_are_refused():
         hdab.build(hdab.Config(), hdab.SPEC, {"weight": np.zeros(3)}, "cpu")
 
 
-def test_the_card_is_of_the_spec_of_the_family():
+def test_the_card_has_the_spec_of_the_family():
     card = read_card(Path(__file__).parent.parent / "models" / "hdab")
     assert card.spec == hdab.SPEC
     assert card.weights is None

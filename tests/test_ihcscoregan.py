@@ -1,4 +1,4 @@
-"""IHCScoreGAN: parity with the published numbers, its counting, its gradients, its files."""
+"""IHCScoreGAN: parity with the published program, counting, gradients and files."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.ndimage import maximum_filter
 
+from wsiscore.cli.train import _config as options_of
 from wsiscore.errors import ModelError
 from wsiscore.generators import ihcscoregan
 from wsiscore.generators.ihcscoregan import (
@@ -20,7 +21,7 @@ from wsiscore.generators.ihcscoregan import (
     build,
     read_published,
 )
-from wsiscore.networks.generator import fill, fresh
+from wsiscore.networks.generator import initialised, load_weights
 
 SMALL = Config(width=4, blocks=1)
 
@@ -55,19 +56,19 @@ def test_the_published_size_is_read_from_the_shapes(published):
 
 
 @pytest.mark.shared
-def test_the_maps_are_the_published_ones(generator, tiles, expected):
+def test_maps_equal_the_published_ones(generator, tiles, expected):
     tanh = generator(tiles) * 2 - 1
     assert np.abs(tanh - expected["keypoints"]).max() <= 1e-4
 
 
 @pytest.mark.shared
-def test_a_batch_gives_what_its_tiles_give_alone(generator, tiles):
+def test_a_tile_gives_the_same_maps_alone_and_in_a_batch(generator, tiles):
     alone = np.concatenate([generator(tile[None]) for tile in tiles])
     assert np.abs(generator(tiles) - alone).max() <= 1e-5
 
 
 def peaks(center, threshold):
-    """Equation 8: every pixel that is above the threshold and the highest of its window, ties each counted."""
+    """Return the pixels of equation 8: above the threshold and maximal in their window, ties included."""
     window = round(2 * SPEC.rules.radius_um / SPEC.mpp) + 1
     assert window == 25
     return np.argwhere((center > threshold) & (center == maximum_filter(center, window)))
@@ -77,7 +78,7 @@ def peaks(center, threshold):
 def test_the_published_counting_on_our_tanh_finds_the_published_cells(published, tiles, expected):
     config, weights = read_published(published)
     network = UNet(Encoder(config), Decoder(config)).eval()
-    fill(network, weights, "the published network")
+    load_weights(network, weights, "the published network")
     with torch.inference_mode():
         maps = network(torch.from_numpy(tiles).float() / 127.5 - 1).numpy()
     for index, (center, *classes) in enumerate(maps):
@@ -108,7 +109,7 @@ def test_both_decoders_of_the_training_network_are_the_published_ones(published,
         weights[ours.replace("decoder.", "cells.")] = state[theirs]
         weights[ours.replace("decoder.", "colour.")] = state[theirs.removeprefix("kp_")]
     network = DualUNet(Config(width=8)).eval()
-    fill(network, weights, "the published network")
+    load_weights(network, weights, "the published network")
     with torch.inference_mode():
         colour, cells = network(torch.from_numpy(tiles).float() / 127.5 - 1)
     assert np.abs(colour.numpy() - expected["output"]).max() <= 1e-4
@@ -119,7 +120,7 @@ def test_both_decoders_of_the_training_network_are_the_published_ones(published,
     ("detach", "reaches"),
     [("all", (False, False)), ("bottleneck", (False, True)), ("none", (True, True))],
 )
-def test_detach_stops_the_k_branchs_gradient_where_it_says(detach, reaches):
+def test_detach_stops_the_gradient_of_the_k_branch(detach, reaches):
     network = DualUNet(SMALL, detach=detach)
     _, cells = network(torch.rand(1, 3, 32, 32) * 2 - 1)
     (cells * torch.linspace(-1, 1, 32)).sum().backward()
@@ -133,7 +134,7 @@ def test_detach_stops_the_k_branchs_gradient_where_it_says(detach, reaches):
 
 
 def test_the_k_branch_of_the_training_network_is_the_stored_model():
-    network = fresh(lambda: DualUNet(SMALL)).eval()
+    network = initialised(lambda: DualUNet(SMALL)).eval()
     generator = build(SMALL, SPEC, network.k_branch().state_dict(), "cpu")
     tiles = np.random.default_rng(1).integers(0, 256, (2, 3, 64, 32), np.uint8)
     with torch.inference_mode():
@@ -141,7 +142,7 @@ def test_the_k_branch_of_the_training_network_is_the_stored_model():
     np.testing.assert_allclose(generator(tiles) * 2 - 1, cells.numpy(), atol=1e-5)
 
 
-def test_a_fresh_network_is_the_same_every_time_and_leaves_torchs_state_alone():
+def test_initialisation_is_reproducible_and_leaves_the_random_state_of_torch():
     before = torch.get_rng_state()
     one, other = (build(SMALL, SPEC, None, "cpu").weights() for _ in range(2))
     assert torch.equal(before, torch.get_rng_state())
@@ -154,19 +155,30 @@ def test_the_size_grows_with_the_square_of_the_width():
     assert all(3.5 < larger / smaller < 4.1 for smaller, larger in pairwise(sizes))
 
 
-def test_a_checkpoint_of_something_else_says_what_it_holds(tmp_path):
+def test_a_checkpoint_of_another_program_is_refused_with_its_content(tmp_path):
     torch.save({"model": {"fc.weight": torch.zeros(2)}}, path := tmp_path / "other.pt")
     with pytest.raises(ModelError, match=r"it holds 'model'; wanted 'genA2B'"):
         read_published(path)
 
 
-def test_a_checkpoint_with_a_part_missing_says_which(tmp_path):
+def test_an_incomplete_checkpoint_names_the_missing_weight(tmp_path):
     half = {"input.model.0.weight": torch.zeros(4, 3, 4, 4), "kp_output.model.1.weight": torch.zeros(8, 3, 4, 4)}
     torch.save({"genA2B": half}, path := tmp_path / "half.pt")
     with pytest.raises(ModelError, match=r"'input\.model\.0\.bias' is missing"):
         read_published(path)
 
 
-def test_a_network_of_no_width_is_refused():
+def test_a_width_of_0_is_refused():
     with pytest.raises(ValueError, match="width is at least 1"):
         replace(SMALL, width=0)
+
+
+def test_former_option_names_are_read_from_set_and_from_the_model_to_start_from():
+    config = options_of("ihcscoregan", ["warm_share=0.25", "width=8"], {"judge_width": 6, "width": 4})
+    assert config == Config(width=8, warm_fraction=0.25, discriminator_width=6)
+
+
+def test_the_target_of_the_map_loss_has_the_least_loss():
+    target = torch.linspace(-1, 1, 9)[None, None, None]
+    exact = float(ihcscoregan.map_loss(target, target))
+    assert all(float(ihcscoregan.map_loss(target + shift, target)) > exact for shift in (-0.1, 0.1))

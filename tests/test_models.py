@@ -33,7 +33,8 @@ from wsiscore.models.store import (
     model_names,
     write_model,
 )
-from wsiscore.networks.generator import pick_device, read_checkpoint
+from wsiscore.networks.checkpoints import read_checkpoint
+from wsiscore.networks.generator import pick_device
 
 SMALL = Config(width=4, blocks=1)
 CARD = Card("small", "ihcscoregan", "1", "A test.", "none", "nothing", ihcscoregan.SPEC, asdict(SMALL))
@@ -442,3 +443,26 @@ def test_import_prints_the_folder(tmp_path):
 def test_each_help_ends_in_an_example(name):
     last = run(*name, "--help").stdout.strip().split("\n\n")[-1]
     assert last.strip().startswith("Example: wsiscore models")
+
+
+# Cards of earlier versions
+
+
+def test_a_card_with_former_option_names_loads_the_same_model(model):
+    expected = load_model(model, "cpu").weights()
+    former = {now: name for name, now in ihcscoregan.FAMILY.renamed.items()}
+    assert set(former) <= set(asdict(SMALL))
+
+    def rename(data):
+        data["config"] = {former.get(name, name): value for name, value in data["config"].items()}
+
+    edit(model, rename)
+    assert not set(former) & set(read_card(model).config)
+    found = load_model(model, "cpu").weights()
+    assert all(np.array_equal(found[name], value) for name, value in expected.items())
+
+
+def test_an_option_under_both_names_is_refused(model):
+    edit(model, lambda data: data["config"].update(judge_width=8))
+    with pytest.raises(ModelError, match="'judge_width' and 'discriminator_width' are the same option"):
+        load_model(model, "cpu")

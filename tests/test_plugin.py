@@ -1,4 +1,4 @@
-"""A family in a package of its own: one module and one entry point, no other file touched."""
+"""Families of other packages: one module and one entry point; a broken one does not affect the others."""
 
 import os
 import subprocess
@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from wsiscore.errors import ModelError
+from wsiscore.models import registry
+
 ROOT = Path(__file__).resolve().parent.parent
 FAMILY = '''
-"""A family of another package: darkness as centre map, one weight as its strength."""
+"""A family of another package: darkness as centre map, scaled by one weight."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,14 +61,19 @@ FAMILY = Family(name="dots", spec=SPEC, config=Config, build=build)
 '''
 
 
+def install(folder, name, code):
+    """Write the files that installing a package with the module ``lab_<name>`` would write."""
+    (folder / f"lab_{name}.py").write_text(code)
+    about = folder / f"lab_{name}-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: lab-{name}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[wsiscore.generators]\n{name} = lab_{name}\n")
+
+
 @pytest.fixture
 def installed(tmp_path):
-    """Lay out what installing the package would, and return the environment that sees it."""
-    (tmp_path / "lab_dots.py").write_text(FAMILY)
-    about = tmp_path / "lab_dots-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-dots\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[wsiscore.generators]\ndots = lab_dots\n")
+    """Return an environment in which the package is installed."""
+    install(tmp_path, "dots", FAMILY)
     paths = [str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
@@ -117,3 +125,32 @@ def test_without_the_package_the_family_is_unknown():
         "-c",
         "from wsiscore.models.registry import names; assert 'dots' not in names()",
     )
+
+
+BROKEN = {
+    "importerror": ("import no_such_package_anywhere", "ModuleNotFoundError"),
+    "syntaxerror": ("def (", "SyntaxError"),
+    "exits": ("raise SystemExit(3)", "SystemExit"),
+    "nofamily": ("SPEC = 1", "no constant FAMILY"),
+    "otherfamily": ("FAMILY = 'dots'", "no constant FAMILY"),
+    "wrongname": (FAMILY, "calls its family 'dots', but is registered as 'wrongname'"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_family_is_a_warning_in_lists_and_an_error_where_it_is_asked_for(name, tmp_path, monkeypatch, caplog):
+    code, reason = BROKEN[name]
+    before = set(registry.names())
+    install(tmp_path, name, code)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert set(registry.names()) == before | {name}
+    with caplog.at_level("WARNING", logger="wsiscore"):
+        assert set(registry.families()) == before
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "wsiscore"]
+    with pytest.raises(ModelError) as error:
+        registry.family(name)
+    for text in (warning, str(error.value)):
+        assert f"lab_{name}" in text
+        assert reason in text
+        assert "\n" not in text
+    assert registry.family("hdab").name == "hdab"

@@ -35,7 +35,7 @@ from wsiscore.training.prepare import PoolSettings, render_pool
 from wsiscore.training.targets import OTHERS, center_map
 
 POOL = PoolSettings(fields=16, side_px=96, mpp=0.5, seed=3)
-TINY = {"width": 4, "blocks": 1, "judge_width": 4}
+TINY = {"width": 4, "blocks": 1, "discriminator_width": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -340,7 +340,7 @@ def test_a_warm_start_learns_what_is_rendered(pool, tmp_path):
 @pytest.mark.parametrize("ablation", [{}, {"detach": "none", "color_variation": False, "supervised": 10.0}])
 def test_the_adversarial_stage_moves_every_network(ablation, pool, tiles, tmp_path):
     before = Recipe(Config(**TINY, **ablation), steps=2, seed=1, device="cpu", tiles=True, start=None).state()
-    train(tmp_path, of(2, warm_share=0.0, **ablation), Sources(pool, paths(tiles)), device="cpu")
+    train(tmp_path, of(2, warm_fraction=0.0, **ablation), Sources(pool, paths(tiles)), device="cpu")
     for name, value in weights(tmp_path).items():
         start = before["networks"][name].numpy()
         if name.endswith("bias") and np.array_equal(value, start):
@@ -348,7 +348,7 @@ def test_the_adversarial_stage_moves_every_network(ablation, pool, tiles, tmp_pa
         assert not np.array_equal(value, start), name
     with (tmp_path / LOSSES).open() as file:
         row = next(csv.DictReader(file))
-    assert {"cycle", "adversarial", "identity", "judges"} <= set(row)
+    assert {"cycle", "adversarial", "identity", "discriminators"} <= set(row)
     assert ("supervised" in row) == ("supervised" in ablation)
 
 

@@ -1,20 +1,22 @@
-"""Files: written whole or not at all, by one process at a time, and what a slide's file is called."""
+"""Files: written whole by one process at a time, the name of a slide's file, and pickles that run no code."""
 
 from __future__ import annotations
 
 import logging
 import os
+import pickle
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from wsiscore.errors import OutputError
 
-__all__ = ["locked", "one_line", "remove_parts", "replacing", "stem"]
+__all__ = ["ForbiddenGlobalError", "RestrictedUnpickler", "locked", "one_line", "remove_parts", "replacing", "stem"]
 
 _COMPOUND = (".ome.tif", ".ome.tiff", ".ome.zarr", ".truth.csv", ".geojson.gz")
 _LOCK = ".lock"
@@ -101,3 +103,35 @@ def stem(path: Path) -> str:
     """Return a file's name without its suffix, of which ``.ome.tif`` is one: ``a.ome.tif`` is ``a``."""
     ending = next((ending for ending in _COMPOUND if path.name.lower().endswith(ending)), "")
     return path.name[: -len(ending)] or path.name if ending else path.stem
+
+
+class ForbiddenGlobalError(pickle.UnpicklingError):
+    """A pickle refers to a class or function that is not allowed; the text is its full name."""
+
+
+class RestrictedUnpickler(pickle.Unpickler):
+    """Unpickler for untrusted files: builds only what an allow-list names, and imports nothing.
+
+    Parameters
+    ----------
+    file
+        Binary file.
+    allowed
+        (module, name) in the pickle -> class or function to use for it. Everything here may be called by the pickle
+        with arguments of its choice.
+
+    Raises
+    ------
+    ForbiddenGlobalError
+        From ``load``, if the pickle refers to anything else.
+    """
+
+    def __init__(self, file: BinaryIO, allowed: Mapping[tuple[str, str], Any]) -> None:
+        super().__init__(file)
+        self._allowed = allowed
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what `allowed` has for a name; pickle calls this for every class and function."""
+        if (module, name) not in self._allowed:
+            raise ForbiddenGlobalError(f"{module}.{name}")
+        return self._allowed[module, name]

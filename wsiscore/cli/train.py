@@ -28,7 +28,7 @@ __all__ = ["train"]
 
 _TILE_PX = 256  # of tiles cut here from slides
 _COVERAGE = 0.5  # of such a tile's core inside the regions
-_SMALL = {"width": 8, "halvings": 5}  # ends of the names of options that make a network small, for examples
+_SMALL = {"width": 8, "downsamplings": 5}  # ends of the names of options that make a network small, for examples
 
 
 _OPTIONS = (
@@ -300,12 +300,17 @@ def _help(name: str) -> str:
 
 def _config(name: str, settings: Sequence[str], start: Mapping[str, Any]) -> Any:
     """Return the family's Config with what --set says, and else as in the model to start from."""
-    config = family(name).config
+    own = family(name)
+    config = own.config
     hints = get_type_hints(config)
     known = {field.name: hints[field.name] for field in fields(config)}
-    values = {key: value for key, value in start.items() if key in known}
+    try:
+        values = {key: value for key, value in own.current(start).items() if key in known}
+    except ValueError as error:
+        raise click.UsageError(f"the card of the model to start from is wrong: {error}") from error
     for setting in settings:
         key, sign, text = setting.partition("=")
+        key = own.renamed.get(key, key)
         if not sign or key not in known:
             raise click.BadParameter(
                 f"{setting!r}: {name} has {', '.join(known) or 'nothing to set'}", param_hint="--set"

@@ -1,29 +1,28 @@
-"""The explainable baseline: nuclei and their DAB from optical density alone, no weights.
+"""Explainable baseline: nuclei and their DAB from optical density, without weights.
 
-In plain words, once per slide (`Hdab.for_slide`):
+Once per slide (`Hdab.for_slide`):
 
-1. Measure the slide's two stains and its glass (`Stain.estimate`).
-2. Find how brown a nucleus must be to count as positive: the cut that best parts the DAB densities of stained
-   places in two (Otsu), within sane limits. Where hardly anything is brown, or all is, such a cut finds only
-   noise, and the limit stands.
-3. Find how blue a pixel must be to be nucleus: the cut that best parts the hematoxylin, above its local
-   background, of the places that are not brown; within limits too. A part of it suffices, as the cut lies
-   midway between background and dark nuclei, and pale nuclei count as well.
+1. Estimate the slide's stain vectors and white point (`Stain.estimate`).
+2. Find the DAB threshold of positive nuclei with Otsu's method on the densities of stained pixels, within limits. If
+   nearly nothing or nearly everything is brown, Otsu's threshold is noise, and the limit applies.
+3. Find the hematoxylin threshold of nuclei with Otsu's method on the densities of pixels that are not brown, above
+   local background, within limits. Nuclear pixels need only a fraction of it (`Config.nuclear_fraction`): the
+   threshold is halfway between background and dark nuclei, and pale nuclei count as well.
 
-Then for every tile:
+For each tile:
 
-4. Divide hematoxylin and DAB by their cuts, keep the larger, take off the local background, so that a stained
-   stroma is no nucleus. What is left above the line is nuclear. Round holes of nuclear size in it are the pale
-   middles of vesicular nuclei, and are filled; the ragged gaps between nuclei are not.
-5. Measure the depth of each nuclear pixel, its distance to the outside, up to the radius of the smallest
-   nucleus. Necks between touching nuclei are shallow, so they come apart.
-6. Look in the depth for discs of nuclear size: differences of Gaussians (Lindeberg, Int J Comput Vis 30:79,
-   1998) from small to large, scaled so that an ideal lone disc gives 1. A weaker answer within the disc of a
-   stronger one is damped: a corner of a large nucleus is not a small nucleus. That is the centre map.
-7. Positivity is the mean DAB density of the nuclear pixels around a point, D, against the cut T: D²/(D² + T²).
+4. Divide hematoxylin and DAB by their thresholds, take the larger, and subtract the local background, so that stained
+   stroma is not nuclear. Threshold the result. Fill round holes of nuclear size, the pale centres of vesicular nuclei.
+5. Compute the distance transform of nuclear pixels, clipped at the radius of the smallest nucleus. It separates
+   touching nuclei.
+6. Detect discs of nuclear size in it by differences of Gaussians (Lindeberg, Int J Comput Vis 30:79, 1998) at
+   increasing scales, normalised so that an isolated ideal disc gives 1. Weaker responses within the disc of a stronger
+   one are reduced, so that parts of a large nucleus are not small nuclei. This is the centre map.
+7. Positivity is D² / (D² + T²), with the mean DAB density D of the nuclear pixels around a point and the DAB threshold
+   T.
 
-A pixel's result depends only on the slide's cuts and on its surroundings, hardly beyond the tile margin, so tiles
-fit together without seams.
+A pixel depends on the slide's thresholds and on its surroundings, mostly within the tile margin, so that tiles join
+without visible seams.
 """
 
 from __future__ import annotations
@@ -55,20 +54,20 @@ SPEC = GeneratorSpec(
     rules=RULES,
 )
 
-_SMOOTH_UM = 0.5  # a camera's noise and grain are finer than this
-_MEASURE_UM = 0.75  # smoothing before densities are compared to find a cut
-_BACKGROUND_UM = 8.0  # the least value this far in each direction is the local background
+_SMOOTH_UM = 0.5  # coarser than noise and grain of the camera
+_MEASURE_UM = 0.75  # smoothing before densities are measured for the thresholds
+_BACKGROUND_UM = 8.0  # the minimum within this distance is the local background
 _BACKGROUND_BLUR_UM = 3.0
-_ROUND = 0.6  # share of its bounding box that a round hole fills; a disc: 0.79
-_TINY_PX = 8  # holes too small to have a shape
-_TRUNCATE = 2.5  # reach of a Gaussian, in its σ
-_REACH = 0.8  # of a disc's radius, within which weaker answers are damped
-_RIM_SHARE = np.float32(0.2)  # weight of what is a little further off: all there is, in a hollow nucleus
-_MOST_OD = 0.8  # darker is simply dark: very dark nuclei must not draw the cuts up
-_FAINT_OD = 0.02  # paler is no stain
-_NOT_BROWN_OD = 0.15  # places with less DAB tell of hematoxylin
-_LEAST_PX = 200  # fewer pixels show no distribution
-_MEASURE_STEP = 2  # every n-th pixel of each row and column is measured for the cuts
+_ROUND = 0.6  # fraction of its bounding box that a round hole fills; a disc: 0.79
+_TINY_PX = 8  # area of holes that are too small to have a shape
+_TRUNCATE = 2.5  # radius of a Gaussian kernel, in σ
+_SUPPRESS = 0.8  # of a disc's radius, within which weaker responses are reduced
+_OUTER_WEIGHT = np.float32(0.2)  # weight of pixels further from the centre; hollow nuclei have no others
+_MOST_OD = 0.8  # densities are clipped here, so that very dark nuclei do not raise the thresholds
+_FAINT_OD = 0.02  # lower is no stain
+_NOT_BROWN_OD = 0.15  # hematoxylin is measured where DAB is below this
+_LEAST_PX = 200  # fewer pixels are too few for a histogram
+_MEASURE_STEP = 2  # every n-th pixel of each row and column is measured for the thresholds
 
 Map = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
@@ -76,26 +75,26 @@ Mask = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the baseline takes for granted; lengths in micrometres.
+    """Parameters of the baseline; lengths in micrometres.
 
     Parameters
     ----------
     blob_um
-        Scales of the Gaussians, each about 1/√2 of a radius sought: nuclei from lymphocytes (6 µm across) to
-        large tumour nuclei (20 µm).
+        Scales of the Gaussians, about 1/√2 of the radii to detect: from lymphocytes (diameter 6 µm) to large tumour
+        nuclei (20 µm).
     larger_counts
-        Weight of each next larger disc against the one before; below 1, two touching nuclei stay two.
+        Weight of each scale relative to the next smaller one; below 1, two touching nuclei stay two.
     depth_um
-        Radius of the smallest nucleus: deeper than this is as good as this.
+        Radius of the smallest nucleus, where the distance transform is clipped.
     hole_um
-        Width of the largest hole that is the middle of a nucleus.
+        Diameter of the largest hole that is filled.
     around_um
-        Radius in which a nucleus's DAB is averaged: the inside of the smallest nucleus.
-    nuclear_share
-        Part of the hematoxylin or DAB cut, above background, from which a pixel is nuclear.
+        Radius over which DAB is averaged: the inside of the smallest nucleus.
+    nuclear_fraction
+        Fraction of the hematoxylin or DAB threshold, above background, from which a pixel is nuclear.
     hematoxylin_od, dab_od
-        Least, usual and largest cut in optical density. The usual one stands where nothing is to be measured;
-        for DAB it is QuPath's default for nuclear DAB (0.2).
+        Lowest, default and highest threshold in optical density. The default applies if there are too few pixels to
+        measure; for DAB it is QuPath's default for nuclear DAB (0.2).
     """
 
     blob_um: tuple[float, ...] = (1.5, 2.15, 3.05, 4.4, 6.3)
@@ -103,23 +102,23 @@ class Config:
     depth_um: float = 3.0
     hole_um: float = 9.0
     around_um: float = 2.5
-    nuclear_share: float = 0.7
+    nuclear_fraction: float = 0.7
     hematoxylin_od: tuple[float, float, float] = (0.05, 0.12, 0.35)
     dab_od: tuple[float, float, float] = (0.15, 0.2, 0.25)
 
 
 @dataclass(frozen=True, slots=True)
 class Hdab:
-    """A generator set for one slide, or with published vectors and usual cuts until `for_slide` is called.
+    """The baseline with the stains and thresholds of one slide, or with defaults before `for_slide`.
 
     Parameters
     ----------
     spec, config
         As in the model's card.
     stain
-        The slide's stains.
+        Stain vectors and white point of the slide.
     hematoxylin_cut_od, dab_cut_od
-        Density from which a pixel is nucleus, and a nucleus positive.
+        Thresholds of nuclear pixels and of positive nuclei.
     """
 
     spec: GeneratorSpec
@@ -130,16 +129,16 @@ class Hdab:
 
     @property
     def device(self) -> str:
-        """Where it computes: always on the CPU."""
+        """Always ``cpu``."""
         return "cpu"
 
     def weights(self) -> dict[str, npt.NDArray[Any]]:
-        """Return nothing: the baseline has no weights."""
+        """Return an empty dict: the baseline has no weights."""
         return {}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that was found on the slide, JSON-ready."""
+        """Stains and thresholds of the slide, JSON-ready."""
         return {
             "stain": self.stain.to_json(),
             "hematoxylin_cut_od": self.hematoxylin_cut_od,
@@ -147,14 +146,14 @@ class Hdab:
         }
 
     def for_slide(self, sample: npt.NDArray[np.uint8]) -> Hdab:
-        """Return a generator set for the slide of which `sample`, (N, 3, H, W) in 0..255, was read."""
-        pictures = np.ascontiguousarray(np.moveaxis(sample, 1, -1))
-        stain = Stain.estimate(pictures)
-        measured = [self._measure(picture, stain) for picture in pictures]
+        """Return the generator with the stains and thresholds of a slide, from a sample (N, 3, H, W) uint8."""
+        images = np.ascontiguousarray(np.moveaxis(sample, 1, -1))
+        stain = Stain.estimate(images)
+        measured = [self._measure(rgb, stain) for rgb in images]
         hematoxylin, dab = np.concatenate([np.zeros((2, 0), np.float32), *measured], axis=1)
-        dab_cut = _cut(dab[np.maximum(hematoxylin, dab) > self.config.hematoxylin_od[0]], self.config.dab_od)
+        dab_cut = _threshold(dab[np.maximum(hematoxylin, dab) > self.config.hematoxylin_od[0]], self.config.dab_od)
         pale = dab < min(_NOT_BROWN_OD, dab_cut)
-        hematoxylin_cut = _cut(hematoxylin[pale & (hematoxylin > _FAINT_OD)], self.config.hematoxylin_od)
+        hematoxylin_cut = _threshold(hematoxylin[pale & (hematoxylin > _FAINT_OD)], self.config.hematoxylin_od)
         return replace(self, stain=stain, hematoxylin_cut_od=hematoxylin_cut, dab_cut_od=dab_cut)
 
     def with_settings(self, settings: Mapping[str, Any]) -> Hdab:
@@ -179,22 +178,22 @@ class Hdab:
             out[2] = 1 - out[1]
         return maps
 
-    def _measure(self, picture: npt.NDArray[np.uint8], stain: Stain) -> Map:
-        """Return hematoxylin and DAB, (2, n), at a grid of points of one picture that are not padding."""
-        hematoxylin, dab = stain.separate(picture)
+    def _measure(self, rgb: npt.NDArray[np.uint8], stain: Stain) -> Map:
+        """Return the density of hematoxylin and DAB, (2, n), at a grid of points that are not padding."""
+        hematoxylin, dab = stain.separate(rgb)
         raised = self._blur(hematoxylin, _MEASURE_UM) - self._background(hematoxylin)
         both = np.stack([np.maximum(raised, 0), self._around(dab)])[:, ::_MEASURE_STEP, ::_MEASURE_STEP]
-        inside = picture[::_MEASURE_STEP, ::_MEASURE_STEP].min(axis=-1) < 255
+        inside = rgb[::_MEASURE_STEP, ::_MEASURE_STEP].min(axis=-1) < 255
         return np.asarray(both[:, inside], dtype=np.float32)
 
     def _nuclear(self, hematoxylin: Map, dab: Map) -> Mask:
-        """Return which pixels are nuclear, (H, W) of 0 and 1, hollow nuclei still hollow."""
+        """Return the mask of nuclear pixels, (H, W) of 0 and 1, holes not filled."""
         cuts: Map = np.maximum(hematoxylin / self.hematoxylin_cut_od, dab / self.dab_cut_od)
         raised = self._blur(cuts, _SMOOTH_UM) - self._background(cuts)
-        return (raised > self.config.nuclear_share).astype(np.uint8)
+        return (raised > self.config.nuclear_fraction).astype(np.uint8)
 
     def _depth(self, nuclear: Mask) -> Map:
-        """Return how deep each pixel lies within nuclei, holes filled, (H, W) from 0 to 1 at `depth_um`."""
+        """Return the distance transform of nuclei with holes filled, (H, W), 1 at `depth_um` and deeper."""
         _, labels, stats, _ = cv2.connectedComponentsWithStats(1 - nuclear, connectivity=4)
         left, top, width, height, area = stats.T
         right, bottom = nuclear.shape[1] - left - width, nuclear.shape[0] - top - height
@@ -207,30 +206,30 @@ class Hdab:
         return np.asarray(np.minimum(depth * (self.spec.mpp / self.config.depth_um), 1), dtype=np.float32)
 
     def _centers(self, depth: Map) -> Map:
-        """Return how much the neighbourhood of each pixel looks like one disc of nuclear size."""
+        """Return the disc response at each pixel, in [0, 1]."""
         scales = self.config.blob_um
         blurred = [self._blur(depth, scale) for scale in scales]
         best, near = np.zeros_like(depth), np.full_like(depth, 1e-3)
         for step, (fine, coarse) in enumerate(itertools.pairwise(blurred)):
             ideal = _ideal_disc(scales[step + 1] / scales[step])
-            answer = (fine - coarse) * np.float32(self.config.larger_counts**step / ideal)
-            np.maximum(best, answer, out=best)
-            radius = _REACH * math.sqrt(2 * scales[step] * scales[step + 1]) / self.spec.mpp
-            np.maximum(near, cv2.dilate(answer, _square(radius)), out=near)
+            response = (fine - coarse) * np.float32(self.config.larger_counts**step / ideal)
+            np.maximum(best, response, out=best)
+            radius = _SUPPRESS * math.sqrt(2 * scales[step] * scales[step + 1]) / self.spec.mpp
+            np.maximum(near, cv2.dilate(response, _square(radius)), out=near)
         return np.asarray(np.clip(best * best / near, 0, 1), dtype=np.float32)
 
     def _positivity(self, nuclear: Mask, dab: Map) -> Map:
-        """Return the share of DAB evidence, from the mean density of the nuclear pixels around each pixel."""
+        """Return positivity in [0, 1], from the mean DAB density of the nuclear pixels around each pixel."""
         weight = nuclear + np.float32(1e-3)
         inside, total = (
-            self._around(values) + _RIM_SHARE * self._blur(values, self.config.around_um)
+            self._around(values) + _OUTER_WEIGHT * self._blur(values, self.config.around_um)
             for values in (weight * dab, weight)
         )
         squared = np.square(inside / total)
         return np.asarray(squared / (squared + self.dab_cut_od**2), dtype=np.float32)
 
     def _background(self, values: Map) -> Map:
-        """Return the least of the surroundings, smoothed."""
+        """Return the smoothed local minimum."""
         least = cv2.erode(self._blur(values, 2 * _SMOOTH_UM), _square(_BACKGROUND_UM / self.spec.mpp))
         return self._blur(np.asarray(least, dtype=np.float32), _BACKGROUND_BLUR_UM)
 
@@ -245,7 +244,7 @@ class Hdab:
 
 
 def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None, device: str) -> Generator:
-    """Return the baseline; `device` does not matter to it.
+    """Return the baseline; `device` is ignored.
 
     Raises
     ------
@@ -259,7 +258,7 @@ def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None
 
 
 def _ideal_disc(ratio: float) -> float:
-    """Return the highest answer of a lone disc of height 1 to Gaussians whose scales differ by `ratio`."""
+    """Return the largest response of an isolated disc of height 1 to Gaussians whose scales have this ratio."""
     square = ratio * ratio
     return float(square ** (-1 / (square - 1)) * (1 - 1 / square))
 
@@ -269,14 +268,15 @@ def _square(radius: float) -> Mask:
     return np.ones((side, side), np.uint8)
 
 
-def _cut(densities: Map, limits: tuple[float, float, float]) -> float:
-    """Return the density that best parts `densities` in two (Otsu 1979), within limits; the usual one if few.
+def _threshold(densities: Map, limits: tuple[float, float, float]) -> float:
+    """Return Otsu's threshold of densities (Otsu 1979), within limits (lowest, default, highest).
 
-    The cut is sought on square roots: stained nuclei vary more than pale ground.
+    It is computed on square roots, because stained nuclei vary more than the background. With too few densities it is
+    the default.
     """
-    least, usual, most = limits
+    least, default, most = limits
     if len(densities) < _LEAST_PX:
-        return usual
+        return default
     counts, edges = np.histogram(np.sqrt(np.minimum(densities, _MOST_OD)), bins=128)
     middles = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)[:-1].astype(np.float64)
@@ -292,4 +292,5 @@ FAMILY = Family(
     spec=SPEC,
     config=Config,
     build=build,
+    renamed={"nuclear_share": "nuclear_fraction"},
 )

@@ -1,8 +1,8 @@
 """IHCScoreGAN: unsupervised Ki67 scoring with a two-branch generator (Molnar et al.).
 
-An encoder reads the tile; a colour decoder paints each nucleus by class, and a second decoder, the K branch,
-draws the centre map and the two class maps. The colour decoder serves training alone: a model stores and runs
-the encoder and the K branch, which saves two fifths of the arithmetic and changes no number.
+An encoder reads the tile. A colour decoder generates a mask with one colour for each class of nuclei, and a second
+decoder, the K branch, generates the centre map and the two class maps. The colour decoder is needed in training only:
+a model stores and runs the encoder and the K branch, which saves 40 % of the arithmetic and gives the same maps.
 """
 
 from __future__ import annotations
@@ -14,13 +14,23 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss
+from torch.nn.functional import binary_cross_entropy, l1_loss
 
 from wsiscore.cells.rules import CenterRules
 from wsiscore.errors import ModelError
 from wsiscore.models.contract import Family, GeneratorSpec, TargetRules, option
-from wsiscore.networks.blocks import InstanceNorm, PatchJudge, ResidualBlock, descend, judged, map_error
-from wsiscore.networks.generator import Learner, NetworkGenerator, fill, fresh, pick_device, read_checkpoint
+from wsiscore.networks.blocks import InstanceNorm, ResidualBlock
+from wsiscore.networks.checkpoints import read_checkpoint
+from wsiscore.networks.discriminators import PatchDiscriminator, gan_loss
+from wsiscore.networks.generator import (
+    NetworkGenerator,
+    initialised,
+    load_weights,
+    loaded,
+    pick_device,
+    weights_of,
+)
+from wsiscore.networks.learner import Learner, frozen, optimiser_step, to_bytes, total
 
 __all__ = ["FAMILY", "SPEC", "Config", "Decoder", "DualUNet", "Encoder", "Recipe", "UNet", "build", "read_published"]
 
@@ -30,47 +40,47 @@ SPEC = GeneratorSpec(
     mpp=0.5,
     tile_px=256,
     margin_px=32,
-    multiple_px=32,  # four halvings, and the bottleneck's reflected rim needs two pixels
-    # The paper's threshold 0.5 on tanh, and its window of 25 px: 12 px, 6 µm, to each side.
+    multiple_px=32,  # four downsamplings, and reflection padding needs two pixels
+    # The paper's threshold 0.5 on tanh, and its window of 25 px, a radius of 12 px or 6 µm.
     rules=CenterRules(threshold=0.75, radius_um=6.0),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The generator's size, and how it is trained; each field's metadata says what it is."""
+    """Size of the generator, and options of its training; the metadata of each field describes it."""
 
     width: int = option(64, "channels of the first level; the next three have 2, 4 and 8 times as many")
-    blocks: int = option(4, "residual blocks that end the encoder, and as many that begin each decoder")
+    blocks: int = option(4, "residual blocks at the end of the encoder and at the start of each decoder")
     detach: Literal["all", "bottleneck", "none"] = option(
-        "all", "inputs of the K branch its gradient does not pass: the paper's, the published program's, an ablation"
+        "all", "inputs of the K branch that are detached: the paper's, the published program's, or an ablation"
     )
-    color_variation: bool = option(True, "give every nucleus of a coloured mask its own brightness")
+    color_variation: bool = option(True, "give each nucleus of a coloured mask its own brightness")
     center: Literal["peak", "distance"] = option(
-        "peak", "centre map: one clear peak a nucleus, or the paper's distance"
+        "peak", "centre map: one peak for each nucleus, or the paper's distance map"
     )
     others: float = option(1.0, "height of the centre map on rendered nuclei of stroma and lymphocytes, in [0, 1]")
-    warm_share: float = option(0.5, "share of the steps that learn from rendered truth; all of them without real tiles")
+    warm_fraction: float = option(0.5, "fraction of the steps trained on rendered labels; all without real tiles")
     warm_rate: float = option(1e-3, "learning rate of the warm start")
     rate: float = option(2e-4, "learning rate of the adversarial stage")
-    decay: float = option(0.5, "share at the end of each stage in which its learning rate falls to 0")
+    decay: float = option(0.5, "fraction of each stage, at its end, over which the learning rate falls to 0")
     cycle: float = option(10.0, "weight of cycle consistency, the paper's lambda")
-    adversarial: float = option(1.0, "weight of the discriminators' verdict, the paper's beta")
+    adversarial: float = option(1.0, "weight of the adversarial loss, the paper's beta")
     identity: float = option(5.0, "weight of the identity terms, the paper's gamma: 10, times 0.5 as published")
-    supervised: float = option(0.0, "weight of the K branch's error on rendered tiles in the adversarial stage")
-    judge_width: int = option(64, "channels of the first layer of the discriminators")
+    supervised: float = option(0.0, "weight of the K branch's loss on rendered tiles in the adversarial stage")
+    discriminator_width: int = option(64, "channels of the first layer of the discriminators")
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.blocks < 0 or self.judge_width < 1:
+        if self.width < 1 or self.blocks < 0 or self.discriminator_width < 1:
             raise ValueError(f"width is at least 1 and blocks 0, got {self.width} and {self.blocks}")
         if self.detach not in ("all", "bottleneck", "none") or self.center not in ("peak", "distance"):
             raise ValueError(f"detach is all, bottleneck or none and center peak or distance, got {self}")
-        if not all(0 <= share <= 1 for share in (self.warm_share, self.decay, self.others)):
-            raise ValueError(f"warm_share, decay and others lie in [0, 1], got {self}")
+        if not all(0 <= value <= 1 for value in (self.warm_fraction, self.decay, self.others)):
+            raise ValueError(f"warm_fraction, decay and others lie in [0, 1], got {self}")
 
 
 class Encoder(nn.Module):
-    """Four halvings, then residual blocks (appendix A.1 of the paper)."""
+    """Four downsamplings, then residual blocks (appendix A.1 of the paper)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -91,7 +101,7 @@ class Encoder(nn.Module):
         features
             (B, 8 width, H/16, W/16).
         skips
-            What each halving gave, finest first: H/2 to H/16.
+            Features after each downsampling, finest first: H/2 to H/16.
         """
         skips: list[Tensor] = []
         for down in self.down:
@@ -101,7 +111,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Residual blocks, then four doublings, each fed the encoder's features of its scale."""
+    """Residual blocks, then four upsamplings with skip connections from the encoder."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -123,12 +133,12 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """One encoder and one decoder: the K branch at work, or the paper's inverse generator F.
+    """One encoder and one decoder: the stored model, or the paper's inverse generator F.
 
     Parameters
     ----------
     encoder, decoder
-        Of the same `Config`; held, not copied.
+        Of the same `Config`; used, not copied.
     """
 
     def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
@@ -151,8 +161,8 @@ class DualUNet(nn.Module):
     config
         Its size.
     detach
-        What the K decoder's gradient does not pass: ``all`` of its inputs (the paper), the ``bottleneck``
-        alone (the published program), or ``none`` (the paper's ablation, table 5).
+        Inputs of the K decoder that are detached: ``all`` (the paper), the ``bottleneck`` only (the published
+        program), or ``none`` (the paper's ablation, table 5).
     """
 
     def __init__(self, config: Config, detach: Literal["all", "bottleneck", "none"] = "all") -> None:
@@ -174,33 +184,42 @@ class DualUNet(nn.Module):
         return colour, self.cells(features, skips)
 
     def k_branch(self) -> UNet:
-        """Return the part a model stores and runs, sharing the weights."""
+        """Return the part that a model stores and runs; it shares the weights."""
         return UNet(self.encoder, self.cells)
 
 
 def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None, device: str) -> NetworkGenerator:
-    """Return the encoder and K branch as a generator; without weights seeded afresh.
+    """Return the encoder and K branch as a generator, newly initialised if `weights` is None.
 
     Raises
     ------
     ModelError
         If the weights do not fit, or there is no such device.
     """
-    network = fresh(lambda: UNet(Encoder(config), Decoder(config)))
-    if weights is not None:
-        fill(network, weights, f"family {SPEC.family!r} with width={config.width}, blocks={config.blocks}")
+    network = loaded(lambda: UNet(Encoder(config), Decoder(config)), weights, _description(config))
     for layer in network.modules():
         if isinstance(layer, nn.ReLU | nn.LeakyReLU):
-            layer.inplace = True  # saves memory traffic; a skip changed so passes a ReLU next, which ends the same
+            layer.inplace = True  # each skip passes a ReLU next, so the maps do not change
     return NetworkGenerator(network, spec, device)
 
 
-class Recipe(Learner):
-    """The paper's objective (eq. 1 to 7) with least-squares discriminators, after a warm start on rendered truth.
+def _description(config: Config) -> str:
+    return f"family {SPEC.family!r} with width={config.width}, blocks={config.blocks}"
 
-    The warm start teaches the K branch, and with real tiles to come also the colour decoder and the inverse
-    generator F, what is known of rendered tiles. Without real tiles it is all there is, and teaches the K branch
-    alone. Parameters as in `wsiscore.models.contract.RecipeFactory`.
+
+def map_loss(maps: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross-entropy of maps in [-1, 1]; tanh(x) is a logistic function of 2 x."""
+    with torch.autocast(maps.device.type, enabled=False):
+        probability = (maps.float() * 0.5 + 0.5).clamp(1e-5, 1 - 1e-5)
+        return binary_cross_entropy(probability, target * 0.5 + 0.5)
+
+
+class Recipe(Learner):
+    """The paper's objective (eq. 1 to 7) with least-squares losses, after supervised training on rendered tiles.
+
+    The supervised stage trains the K branch and, if there are real tiles, the colour decoder and the inverse generator
+    F. Without real tiles it is the only stage and trains the K branch only. Parameters as for
+    `wsiscore.models.contract.RecipeFactory`.
     """
 
     multiple_px = SPEC.multiple_px
@@ -211,17 +230,18 @@ class Recipe(Learner):
         self.config = config
         self.targets = TargetRules(config.center, config.color_variation, config.others)
         self._tiles, self._steps = tiles, steps
-        self._warm = round(steps * config.warm_share) if tiles else steps
+        self._warm = round(steps * config.warm_fraction) if tiles else steps
         self._device = torch.device(pick_device(device))
-        self.networks = fresh(self._build, seed).to(self._device)
+        self.networks = initialised(self._build, seed).to(self._device)
         if start is not None:
-            fill(self._g.k_branch(), start, f"family {SPEC.family!r} with width={config.width}, blocks={config.blocks}")
-        self._painters = [part for name, part in self.networks.named_children() if not name.startswith("judge")]
-        self._judges = [part for name, part in self.networks.named_children() if name.startswith("judge")]
+            load_weights(self._g.k_branch(), start, _description(config))
+        parts = dict(self.networks.named_children())
+        self._discriminators = [part for name, part in parts.items() if name.startswith("discriminator")]
+        generators = [part for name, part in parts.items() if not name.startswith("discriminator")]
         self.optimisers = [
-            torch.optim.Adam((p for part in parts for p in part.parameters()), config.rate, betas=(0.5, 0.999))
-            for parts in (self._painters, self._judges)
-            if parts
+            torch.optim.Adam((p for part in group for p in part.parameters()), config.rate, betas=(0.5, 0.999))
+            for group in (generators, self._discriminators)
+            if group
         ]
 
     def _build(self) -> nn.ModuleDict:
@@ -229,87 +249,80 @@ class Recipe(Learner):
         parts: dict[str, nn.Module] = {"g": self._g}
         if self._tiles:
             parts["f"] = UNet(Encoder(self.config), Decoder(self.config))
-            parts |= {f"judge_{domain}": PatchJudge(self.config.judge_width) for domain in "xyk"}
+            width = self.config.discriminator_width
+            parts |= {f"discriminator_{domain}": PatchDiscriminator(width) for domain in "xyk"}
         return nn.ModuleDict(parts)
 
     def step(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
         """Take gradient step `number` and return its losses by name."""
-        at = {name: self._unit(pictures) for name, pictures in batch.items()}
-        first, last, rate = (0, self._warm, self.config.warm_rate)
-        if number >= self._warm:
-            first, last, rate = (self._warm, self._steps, self.config.rate)
-        falling = max((last - first) * self.config.decay, 1)
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = rate * min(1.0, (last - number) / falling)
+        images = {name: self.to_unit(tiles) for name, tiles in batch.items()}
         if number < self._warm:
-            losses = self._rendered(at)
-            descend(self.optimisers[0], sum(losses.values()))
+            self.set_learning_rate(self.config.warm_rate, self.config.decay, number, 0, self._warm)
+            losses = self._supervised(images)
+            optimiser_step(self.optimisers[0], total(losses))
         else:
-            losses = self._adversarial(at)
+            self.set_learning_rate(self.config.rate, self.config.decay, number, self._warm, self._steps)
+            losses = self._adversarial(images)
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _rendered(self, at: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the errors on rendered tiles, of which all is known."""
-        with self.mixed():
+    def _supervised(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses on rendered tiles."""
+        with self.mixed_precision():
             if not self._tiles:
-                return {"rendered_k": map_error(self._g.k_branch()(at["rgb"]), at["maps"])}
-            colour, maps = self._g(at["rgb"], "none")
+                return {"rendered_k": map_loss(self._g.k_branch()(images["rgb"]), images["maps"])}
+            colour, maps = self._g(images["rgb"], "none")
             return {
-                "rendered_k": map_error(maps, at["maps"]),
-                "rendered_y": l1_loss(colour, at["colour"]),
-                "rendered_x": l1_loss(self.networks["f"](at["colour"]), at["rgb"]),
+                "rendered_k": map_loss(maps, images["maps"]),
+                "rendered_y": l1_loss(colour, images["colour"]),
+                "rendered_x": l1_loss(self.networks["f"](images["colour"]), images["rgb"]),
             }
 
-    def _adversarial(self, at: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _adversarial(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Update the generators, then the discriminators, and return the losses."""
         config, f = self.config, self.networks["f"]
-        x, y, k = at["tiles"], at["mask_colour"], at["mask_maps"]
-        for judge in self._judges:
-            judge.requires_grad_(False)
-        with self.mixed():
+        x, y, k = images["tiles"], images["mask_colour"], images["mask_maps"]
+        with frozen(*self._discriminators), self.mixed_precision():
             (fake_y, fake_k), fake_x = self._g(x), f(y)
             (back_y, back_k), back_x = self._g(fake_x), f(fake_y)
             (same_y, same_k), same_x = self._g(y), f(x)
             fakes = {"x": fake_x, "y": fake_y, "k": fake_k}
             cycle = l1_loss(back_x, x) + l1_loss(back_y, y) + l1_loss(back_k, k)
             identity = l1_loss(same_x, x) + l1_loss(same_y, y) + l1_loss(same_k, k)
-            convinced = self._verdict(fakes, real=True)
             losses = {
                 "cycle": config.cycle * cycle,
-                "adversarial": config.adversarial * convinced,
+                "adversarial": config.adversarial * self._gan_loss(fakes, real=True),
                 "identity": config.identity * identity,
             }
             if config.supervised:
-                losses["supervised"] = config.supervised * map_error(self._g(at["rgb"], "none")[1], at["maps"])
-        descend(self.optimisers[0], sum(losses.values()))
-        for judge in self._judges:
-            judge.requires_grad_(True)
-        with self.mixed():
-            seen = self._verdict({"x": x, "y": y, "k": k}, real=True)
-            caught = self._verdict({name: fake.detach() for name, fake in fakes.items()}, real=False)
-            losses["judges"] = (seen + caught) / 2
-        descend(self.optimisers[1], losses["judges"])
+                losses["supervised"] = config.supervised * map_loss(self._g(images["rgb"], "none")[1], images["maps"])
+        optimiser_step(self.optimisers[0], total(losses))
+        with self.mixed_precision():
+            loss = self._gan_loss({"x": x, "y": y, "k": k}, real=True)
+            loss = loss + self._gan_loss({name: fake.detach() for name, fake in fakes.items()}, real=False)
+        losses["discriminators"] = loss / 2
+        optimiser_step(self.optimisers[1], losses["discriminators"])
         return losses
 
-    def _verdict(self, pictures: Mapping[str, Tensor], *, real: bool) -> Tensor:
-        return torch.stack([judged(self.networks[f"judge_{d}"](at), real=real) for d, at in pictures.items()]).sum()
+    def _gan_loss(self, images: Mapping[str, Tensor], *, real: bool) -> Tensor:
+        """Return the sum of the adversarial losses of images by domain: x, y and k."""
+        logits = (self.networks[f"discriminator_{domain}"](tiles) for domain, tiles in images.items())
+        return torch.stack([gan_loss(each, real=real) for each in logits]).sum()
 
     def weights(self) -> dict[str, Any]:
-        """Return the weights of the encoder and the K branch, which is what a model stores."""
-        branch = self._g.k_branch().state_dict()
-        return {name: value.detach().cpu().contiguous().numpy().copy() for name, value in branch.items()}
+        """Return the weights of the encoder and the K branch, which a model stores."""
+        return weights_of(self._g.k_branch())
 
     def show(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what G makes of tiles, and F of masks where it is trained."""
-        with torch.inference_mode(), self.mixed():
+        """Return tiles with the output of G and, if there are real tiles, masks with the output of F."""
+        with torch.inference_mode(), self.mixed_precision():
             source = "tiles" if self._tiles else "rgb"
-            x = self._unit(batch[source])
+            x = self.to_unit(batch[source])
             colour, maps = self._g(x)
             shown = {source: x, "maps": maps}
             if self._tiles:
-                y = self._unit(batch["mask_colour"])
+                y = self.to_unit(batch["mask_colour"])
                 shown |= {"colour": colour, "mask_colour": y, "inverse": self.networks["f"](y)}
-        return {name: ((at.float() + 1) * 127.5).round().to("cpu", torch.uint8) for name, at in shown.items()}
+        return {name: to_bytes(images).cpu() for name, images in shown.items()}
 
 
 def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
@@ -323,7 +336,7 @@ def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
     Raises
     ------
     ModelError
-        If the file cannot be read, holds code, or is not such a checkpoint.
+        If the file cannot be read, holds code, or is another checkpoint.
     """
     checkpoint = read_checkpoint(path)
     state = checkpoint.get("genA2B") if isinstance(checkpoint, dict) else None
@@ -333,8 +346,8 @@ def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
         raise ModelError(f"{path} is not an IHCScoreGAN checkpoint: it holds {held}; wanted 'genA2B'")
     blocks = len({name.split(".")[1] for name in state if name.startswith("kp_ext_f2.")})
     published = _published_names(blocks)
-    if lost := [name for name in published if not isinstance(state.get(name), Tensor)]:
-        raise ModelError(f"{path} is not a whole IHCScoreGAN checkpoint: {lost[0]!r} is missing")
+    if missing := [name for name in published if not isinstance(state.get(name), Tensor)]:
+        raise ModelError(f"{path} is not a complete IHCScoreGAN checkpoint: {missing[0]!r} is missing")
     weights = {ours: state[theirs].float().numpy() for theirs, ours in published.items()}
     return Config(width=state[first].shape[0], blocks=blocks), weights
 
@@ -350,7 +363,7 @@ def _up(inner: int, outer: int) -> nn.Sequential:
 
 
 def _published_names(blocks: int) -> dict[str, str]:
-    """Return the published name of each stored layer's weight and bias -> ours."""
+    """Return the published name of each stored weight -> its name in this package."""
     layers = {"input.model.0": "encoder.down.0"}
     for level in (1, 2, 3):
         layers[f"down{level}.model.1"] = f"encoder.down.{level}.1"
@@ -370,4 +383,5 @@ FAMILY = Family(
     build=build,
     recipe=Recipe,
     read_published=read_published,
+    renamed={"judge_width": "discriminator_width", "warm_share": "warm_fraction"},
 )

@@ -252,6 +252,8 @@ class Family:
         not one. None if there are no published weights.
     imported
         What such an imported model is, in a few words.
+    renamed
+        Former name of a field of `config` -> its name now, for the cards and commands of earlier versions.
     """
 
     name: str
@@ -263,6 +265,20 @@ class Family:
     derived: Callable[[Mapping[str, Pixels]], Mapping[str, Pixels]] | None = None
     read_published: Callable[[Path], tuple[Any, Weights]] | None = None
     imported: str = "Published weights"
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def current(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options of `config` by their names now.
+
+        Raises
+        ------
+        ValueError
+            If an option is given by its former name and by its name now.
+        """
+        for former, now in self.renamed.items():
+            if former in options and now in options:
+                raise ValueError(f"{former!r} and {now!r} are the same option; give one of them")
+        return {self.renamed.get(name, name): value for name, value in options.items()}
 
 
 def option(default: Any, text: str) -> Any:

@@ -44,7 +44,7 @@ def family(name: str) -> Family:
     module = _plugins()[name]
     try:
         return _family_in(module, name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"the family {name!r} cannot be imported from {module} ({error!r}); update or remove it"
         ) from error

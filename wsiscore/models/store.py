@@ -174,7 +174,7 @@ class Model:
         numbers = {"mpp": spec.mpp, "multiple_px": spec.multiple_px, "dtype": spec.dtype, "output": spec.output}
         return {
             "family": self.card.family,
-            "config": dict(self.card.config),
+            "config": family(self.card.family).current(self.card.config),
             "weights_sha256": self.card.weights.sha256 if self.card.weights else None,
             **numbers,
         }
@@ -269,14 +269,18 @@ def _shipped() -> Path:
 
 def _config(own: Family, card: Card) -> Any:
     known = {field.name for field in fields(own.config)}
-    if unknown := sorted(set(card.config) - known):
+    try:
+        config = own.current(card.config)
+    except ValueError as error:
+        raise ModelError(f"the card of {card.name!r} has a wrong 'config': {error}") from error
+    if unknown := sorted(set(config) - known):
         raise ModelError(
             f"the card of {card.name!r} sets {unknown[0]!r}, which the family {card.family!r} does not have;"
             f" it has: {', '.join(sorted(known)) or 'nothing to set'}"
         )
     try:
         # JSON has lists where a frozen Config has tuples.
-        return own.config(**{k: tuple(v) if isinstance(v, list) else v for k, v in card.config.items()})
+        return own.config(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
     except (ValueError, TypeError) as error:
         raise ModelError(f"the card of {card.name!r} has a wrong 'config': {error}") from error
 

@@ -1,4 +1,4 @@
-"""A vision transformer whose weights are named as timm names them, and a picture generator with one as its encoder."""
+"""A vision transformer with the weight names of timm, and an image generator with one as its encoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsiscore.networks.blocks import InstanceNorm, ResidualBlock
 __all__ = ["TransformerUNet", "VisionTransformer"]
 
 PRETRAINED_PX = 224
-"""Side of the pictures for which the positions of tokens are stored."""
+"""Side of the images for which position embeddings are stored."""
 
 _EXTRA_TOKENS = 2  # PathoDuet's pretext token, then the class token
 
@@ -28,9 +28,9 @@ class _Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = scaled_dot_product_attention(query, key, value)
-        mixed: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
-        return mixed
+        attended = scaled_dot_product_attention(query, key, value)
+        projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        return projected
 
 
 class _Mlp(nn.Module):
@@ -63,29 +63,29 @@ class _Embedding(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(3, width, token_px, stride=token_px)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        embedded: Tensor = self.proj(pictures)
+    def forward(self, images: Tensor) -> Tensor:
+        embedded: Tensor = self.proj(images)
         return embedded
 
 
 class VisionTransformer(nn.Module):
-    """ViT (Dosovitskiy et al. 2021) as PathoDuet has it: a pretext token, a class token, then the picture's tokens.
+    """ViT (Dosovitskiy et al. 2021) with the tokens of PathoDuet: a pretext token, a class token, the patch tokens.
 
     Weights have timm's names: ``patch_embed.proj``, ``cls_token``, ``pos_embed``, ``blocks.N.norm1``, ``.attn.qkv``,
-    ``.attn.proj``, ``.norm2``, ``.mlp.fc1``, ``.mlp.fc2``, and ``norm``; PathoDuet's further token is
-    ``pretext_token``, and it comes first. Fixed positions (sines and cosines, MoCo v3) are stored for pictures of
-    224 px and interpolated (bicubic) to others.
+    ``.attn.proj``, ``.norm2``, ``.mlp.fc1``, ``.mlp.fc2`` and ``norm``; the first token of PathoDuet is
+    ``pretext_token``. Fixed sine-cosine position embeddings (MoCo v3) are stored for images of 224 px and interpolated
+    (bicubic) for other sizes.
 
     Parameters
     ----------
     width
         Channels of a token, a multiple of 4 and of `heads`; 768 in ViT-B.
     depth
-        Blocks, a multiple of 4.
+        Number of blocks, a multiple of 4.
     heads
-        Of each attention.
+        Attention heads of each block.
     token_px
-        Side of the square that becomes a token.
+        Side of a patch.
     """
 
     pos_embed: Tensor
@@ -106,7 +106,7 @@ class VisionTransformer(nn.Module):
                 nn.init.zeros_(part.bias)
 
     def positions(self, height: int, width: int) -> Tensor:
-        """Return what is added to the tokens of a picture `height` × `width` tokens large, (1, 2 + h·w, channels)."""
+        """Return the position embeddings of `height` × `width` patches, (1, 2 + height · width, channels)."""
         if (height, width) == (self.grid, self.grid):
             return self.pos_embed
         extra, grid = self.pos_embed[:, :_EXTRA_TOKENS], self.pos_embed[:, _EXTRA_TOKENS:]
@@ -114,20 +114,20 @@ class VisionTransformer(nn.Module):
         grid = interpolate(grid, (height, width), mode="bicubic", align_corners=False)
         return torch.cat([extra, grid.flatten(2).transpose(1, 2)], dim=1)
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Encode pictures.
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Encode images.
 
         Parameters
         ----------
-        pictures
-            (B, 3, H, W) in [0, 1], not normalised further; sides multiples of `token_px`.
+        images
+            (B, 3, H, W) in [0, 1], not normalised; H and W multiples of `token_px`.
 
         Returns
         -------
-        Four times (B, width, H / token_px, W / token_px): the picture's tokens after a quarter, a half, three quarters
+        Four tensors (B, width, H / token_px, W / token_px): the patch tokens after a quarter, a half, three quarters
         and all of the blocks, the last normalised.
         """
-        grid = self.patch_embed(pictures)
+        grid = self.patch_embed(images)
         height, width = grid.shape[2:]
         extra = torch.cat([self.pretext_token, self.cls_token], dim=1).expand(len(grid), -1, -1)
         tokens = torch.cat([extra, grid.flatten(2).transpose(1, 2)], dim=1) + self.positions(height, width)
@@ -141,41 +141,41 @@ class VisionTransformer(nn.Module):
 
 
 class TransformerUNet(nn.Module):
-    """A vision transformer with a decoder of convolutions, in the manner of UNETR and CellViT.
+    """A vision transformer with a convolutional decoder, similar to UNETR and CellViT.
 
-    The last tokens pass the bottleneck and are doubled in size until they are a picture. The first doublings are joined
-    by the tokens of earlier blocks, doubled as often, and the last by the picture itself. There nothing is normalised:
-    instance normalisation would make bare glass and tissue alike.
+    The last tokens pass a bottleneck and are upsampled to the size of the image. The first upsamplings have skip
+    connections from earlier blocks, the last one from the image. The last level is not normalised: instance
+    normalisation would make glass and tissue alike.
 
     Parameters
     ----------
     encoder
-        Held, not copied; its tokens are of 8 px, 16 px or another power of 2 from there.
+        Used, not copied; its `token_px` is 8, 16 or a higher power of 2.
     width
-        Channels of the decoder at full size; each halving doubles them, up to 8 times as many.
+        Channels of the decoder at full size; deeper levels have 2, 4, 8, 8, … times as many.
     blocks
         Residual blocks at the bottleneck.
     skips
-        Whether earlier tokens and the picture join.
+        Whether there are skip connections.
     """
 
     def __init__(self, encoder: VisionTransformer, width: int, blocks: int, *, skips: bool = True) -> None:
         super().__init__()
         self.encoder = encoder
-        doublings = int(math.log2(encoder.token_px))
-        widths = [width * min(2 ** (doublings - level), 8) for level in range(doublings + 1)]
+        upsamplings = int(math.log2(encoder.token_px))
+        widths = [width * min(2 ** (upsamplings - level), 8) for level in range(upsamplings + 1)]
         self.bottleneck = nn.Sequential(
             _stage(encoder.width, widths[0]), *(ResidualBlock(widths[0]) for _ in range(blocks))
         )
         self.up = nn.ModuleList()
         self.skips = nn.ModuleList()
         self.fuse = nn.ModuleList()
-        for level in range(1, doublings + 1):
-            inner, outer, last = widths[level - 1], widths[level], level == doublings
+        for level in range(1, upsamplings + 1):
+            inner, outer, last = widths[level - 1], widths[level], level == upsamplings
             joined = 1
             if skips and level <= 3:
                 path = [encoder.width, *widths[1 : level + 1]]
-                self.skips.append(nn.Sequential(*(_doubled(*pair) for pair in pairwise(path))))
+                self.skips.append(nn.Sequential(*(_upsampling(*pair) for pair in pairwise(path))))
                 joined += 1
             if skips and last:
                 self.skips.append(_stage(3, outer, norm=False))
@@ -186,13 +186,13 @@ class TransformerUNet(nn.Module):
             )
         self.out = nn.Conv2d(width, 3, 3, padding=1)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Turn (B, 3, H, W) in [-1, 1] into (B, 3, H, W) in [-1, 1]; sides multiples of the token's and two at least.
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn (B, 3, H, W) into (B, 3, H, W), both in [-1, 1].
 
-        The encoder sees them in [0, 1].
+        H and W are multiples of the encoder's `token_px` and at least twice as large.
         """
-        *earlier, features = self.encoder((pictures + 1) / 2)
-        joining = [skip(at) for skip, at in zip(self.skips, [*earlier[::-1], pictures], strict=False)]
+        *earlier, features = self.encoder((images + 1) / 2)
+        joining = [skip(at) for skip, at in zip(self.skips, [*earlier[::-1], images], strict=False)]
         features = self.bottleneck(features)
         for level, (up, fuse) in enumerate(zip(self.up, self.fuse, strict=True)):
             last = level == len(self.up) - 1
@@ -207,12 +207,12 @@ def _stage(inner: int, outer: int, *, norm: bool = True) -> nn.Sequential:
     return nn.Sequential(*layers, *([InstanceNorm(outer)] if norm else []), nn.ReLU())
 
 
-def _doubled(inner: int, outer: int) -> nn.Sequential:
+def _upsampling(inner: int, outer: int) -> nn.Sequential:
     return nn.Sequential(nn.ConvTranspose2d(inner, outer, 2, stride=2), *_stage(outer, outer))
 
 
 def _positions(width: int, grid: int) -> Tensor:
-    """Return (1, 2 + grid², width): sines and cosines of column and row, nothing for the extra tokens (MoCo v3)."""
+    """Return sine-cosine embeddings of column and row, (1, 2 + grid², width), 0 for the two extra tokens (MoCo v3)."""
     rates = 10000.0 ** -(torch.arange(width // 4) / (width // 4))
     steps = torch.arange(grid, dtype=torch.float32)
     row, column = (at.flatten()[:, None] * rates for at in torch.meshgrid(steps, steps, indexing="ij"))

@@ -23,7 +23,8 @@ from wsiscore.models.card import read_card
 from wsiscore.models.contract import Recipe
 from wsiscore.models.registry import family
 from wsiscore.models.store import load_model
-from wsiscore.networks.generator import pick_device, read_checkpoint
+from wsiscore.networks.checkpoints import read_checkpoint
+from wsiscore.networks.generator import pick_device
 from wsiscore.training.data import Draws, Sources, batches
 from wsiscore.training.pairs import PairDraws, Pairs
 
@@ -89,7 +90,7 @@ def train(
     start
         Folder of a model to start from, if any.
     device
-        As for `wsiscore.running.pick_device`.
+        As for `wsiscore.networks.generator.pick_device`.
     workers
         Processes that draw batches ahead; 0 draws in this one.
     every

@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wsiscore.errors import TruthError
 from wsiscore.evaluation.detection.truth import Kind, TrueCells
+from wsiscore.files import ForbiddenGlobalError, RestrictedUnpickler
 
 __all__ = [
     "LEAST_UM2",
@@ -42,7 +43,11 @@ _STRONG = 128
 _OTHER_COLOURS = 0.05  # greatest fraction of pixels of a class mask that are neither dark, red, green nor blue
 _CONTINUOUS = 0.5  # least fraction of equal numbers among neighbouring pixels of a map of instances
 _FEW_PAIRS = 1000  # fewer neighbouring pixels do not tell
-_NUMPY = {"_reconstruct": "numpy._core.multiarray", "_frombuffer": "numpy._core.numeric"}
+# What numpy pickles an array as, in its versions 1 and 2.
+_ALLOWED: dict[tuple[str, str], Any] = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
+for _module in ("numpy.core", "numpy._core"):
+    _ALLOWED[f"{_module}.multiarray", "_reconstruct"] = np.empty(0).__reduce__()[0]
+    _ALLOWED[f"{_module}.numeric", "_frombuffer"] = np.empty(0).__reduce_ex__(5)[0]
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
@@ -85,6 +90,8 @@ def arrays_of(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
         except ValueError:  # an array of objects
             with path.open("rb") as file:
                 found = _plain_objects(file)
+    except ForbiddenGlobalError as error:
+        raise TruthError(f"{path} holds code ({error}) and was not read; wanted a map of instances") from error
     except (OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise TruthError(
             f"{path} cannot be read ({error}); wanted a map of instances, or of those and types"
@@ -292,21 +299,10 @@ def _centroids_um(y_px: Ints, x_px: Ints, which: Ints, areas: Ints, mpp: float) 
     return np.asarray((sums / areas[:, None] + 0.5) * mpp, np.float64)
 
 
-class _Plain(pickle.Unpickler):
-    """Unpickler of arrays and built-in types only."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "numpy" and name in {"ndarray", "dtype"}:
-            return super().find_class(module, name)
-        if name in _NUMPY and module in {_NUMPY[name], _NUMPY[name].replace("_core", "core")}:
-            return super().find_class(_NUMPY[name], name)
-        raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
-
-
 def _plain_objects(file: BinaryIO) -> Any:
     """Return the object in a ``.npy`` of dtype object."""
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("not an array that numpy wrote")
     np.lib.format.read_array_header_1_0(file)
-    found = _Plain(file).load()
+    found = RestrictedUnpickler(file, _ALLOWED).load()
     return found.item() if isinstance(found, np.ndarray) and found.ndim == 0 else found
