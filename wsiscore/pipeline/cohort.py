@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from wsiscore.pipeline.engine import Engine
 from wsiscore.pipeline.job import out_of
 from wsiscore.pipeline.options import ScoreOptions
 from wsiscore.pipeline.steps import try_score
-from wsiscore.report.cohort import Entry, write_index
-from wsiscore.report.tables import error_row, row, write_scores_csv
-from wsiscore.score import SlideScore, Tally
-from wsiscore.slide.readers.base import VirtualStain
+from wsiscore.report.json import read_score
+from wsiscore.report.result import Entry
+from wsiscore.report.writers import COHORT_WRITERS
 
-__all__ = ["fields_of", "score_slides", "write_cohort"]
+__all__ = ["score_slides", "write_cohort"]
 
 
 def score_slides(paths: Iterable[Path], options: ScoreOptions, engine: Engine) -> Iterator[tuple[Path, Entry]]:
@@ -56,30 +53,14 @@ def write_cohort(out: Path, entries: Sequence[Entry]) -> None:
         If they cannot be written.
     """
     new = {entry.folder for entry in entries if entry.folder}
-    earlier = [
-        entry for path in sorted(out.glob("*/score.json")) if (entry := _earlier(path)) and entry.folder not in new
-    ]
-    together = [*entries, *earlier]
-    write_scores_csv(out / "scores.csv", [fields_of(entry) for entry in together])
-    write_index(out / "index.html", together)
+    together = [*entries, *(entry for entry in _earlier(out) if entry.folder not in new)]
+    for writer in COHORT_WRITERS:
+        writer.write(out / writer.name, together)
 
 
-def fields_of(entry: Entry) -> list[str]:
-    """Return an entry as the fields of a row."""
-    return row(entry.score) if entry.score else error_row(entry.slide, entry.model, entry.error)
-
-
-def _earlier(path: Path) -> Entry | None:
-    """Return the entry of a ``score.json``, or None if it is none of ours."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        by_roi = {name: _tally(numbers) for name, numbers in values["by_roi"].items()}
-        virtual = VirtualStain(**values["virtual"]) if values.get("virtual") else None
-        score = SlideScore(path.parent.name, values["model"], _tally(values), by_roi, values["cutoff"], virtual)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return Entry(score.slide, score, folder=score.slide)
-
-
-def _tally(values: dict[str, Any]) -> Tally:
-    return Tally(int(values["positive"]), int(values["negative"]), float(values["area_mm2"]))
+def _earlier(out: Path) -> Iterator[Entry]:
+    """Yield the entries of the slides whose ``score.json`` lies in a folder of `out`, by name."""
+    for path in sorted(out.glob("*/score.json")):
+        if score := read_score(path):
+            name = path.parent.name
+            yield Entry(name, replace(score, slide=name), folder=name)

@@ -12,14 +12,13 @@ from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import shapely
 
 from wsiscore.cells.find import rules_of
 from wsiscore.cells.rules import Rules, rule_flag
 from wsiscore.cells.table import Cells
-from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, RoiError, WsiscoreError
-from wsiscore.files import replacing
+from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, RoiError, WsiscoreError
+from wsiscore.files import write_png
 from wsiscore.inference import infer_tiles
 from wsiscore.models.card import read_card
 from wsiscore.models.contract import Maps
@@ -27,13 +26,11 @@ from wsiscore.models.store import Model, default_model, find_model, index_errors
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.pipeline.job import MOSAIC, TILES, Job, open_job, stem_of
 from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
+from wsiscore.pipeline.provenance import RUN
 from wsiscore.pipeline.rois import rois_of
 from wsiscore.regions import Roi
-from wsiscore.report.cohort import Entry
-from wsiscore.report.html import write_report
-from wsiscore.report.overlay import write_overlay
-from wsiscore.report.qupath import write_cells
-from wsiscore.report.tables import write_cells_table, write_score
+from wsiscore.report.result import Entry, Result
+from wsiscore.report.writers import WRITERS
 from wsiscore.score import SlideScore, score_cells
 from wsiscore.slide.ome_tiff import write_ome_tiff
 from wsiscore.slide.slide import Slide
@@ -260,23 +257,18 @@ def _warn(name: str, mosaic: Mosaic) -> None:
 
 
 def _write_results(job: Job, rois: Sequence[Roi], cells: Cells, score: SlideScore, *, csv: bool) -> None:
-    """Write the numbers first, then what is drawn from them, and the report last."""
-    slide, folder, record = job.slide, job.folder, job.record
-    with record.stage("write"):
-        write_cells_table(folder / ("cells.csv" if csv else "cells.parquet"), cells, rois)
-        write_score(folder / "score.json", score)
-        write_cells(folder / "cells.geojson", cells, mpp=slide.mpp)
-    with record.stage("overlay"):
-        write_overlay(folder / "overlay.jpg", slide, rois, cells)
-    with record.stage("report"):
-        write_report(folder / "report.html", slide=slide, rois=rois, cells=cells, score=score, run=record.finish())
+    """Write the files of a slide in the order of `WRITERS`; what shows the run record is written once that is done."""
+    beside = tuple(name for name in (RUN, TILES) if (job.folder / name).exists())
+    result = Result(job.slide, rois, cells, score, job.record.values, csv, beside)
+    for writer in WRITERS:
+        if not writer.when(result):
+            continue
+        if writer.needs_run:
+            job.record.finish()
+        with job.record.stage(f"write: {writer.name}"):
+            writer.write(job.folder / writer.name, result)
 
 
 def _save_png(slide: Slide, tiles: TileList, folder: Path) -> None:
     for row, col in tiles.tiles:
-        pixels = slide.read(tiles.grid.tile(row, col).read)
-        with replacing(folder / f"{row:04d}_{col:04d}.png") as part:
-            done, png = cv2.imencode(".png", pixels[..., ::-1])
-            if not done:
-                raise OutputError(f"{folder}: a tile could not be encoded as PNG")
-            part.write_bytes(png.tobytes())
+        write_png(folder / f"{row:04d}_{col:04d}.png", slide.read(tiles.grid.tile(row, col).read))
