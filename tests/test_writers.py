@@ -10,6 +10,8 @@ import pytest
 from reports import entries, index_of, report_of, result_of, scattered, whole_roi
 
 from wsiscore.errors import OutputError
+from wsiscore.pipeline.job import open_job
+from wsiscore.pipeline.options import TileOptions
 from wsiscore.report import writers
 from wsiscore.report.writers import COHORT_WRITERS, WRITERS, CohortWriter, Writer
 
@@ -61,3 +63,14 @@ def test_what_cannot_be_written_is_one_line(tmp_path, slide, writer):
     made_of = result_of(slide, scattered(3), rois=[whole_roi()]) if isinstance(writer, Writer) else entries()
     with pytest.raises(OutputError, match=r"cannot write .*; free space there or choose another folder with -o"):
         writer.write(tmp_path / "file" / writer.name, made_of)
+
+
+@pytest.mark.parametrize("name", [*(writer.name for writer in COHORT_WRITERS), "Index.HTML"])
+def test_no_slide_takes_the_name_of_a_file_of_the_cohort(tmp_path, slide, name):
+    given = (tmp_path / "slide.png").rename(tmp_path / f"{name}.png")
+    folders = []
+    for _ in range(2):  # and a second time it is the same folder
+        with open_job(given, TileOptions(mpp=0.5, out=tmp_path / "out")) as job:
+            folders.append(job.folder)
+    assert folders[0] == folders[1]
+    assert folders[0].name.startswith(f"{name}-")

@@ -16,6 +16,7 @@ from wsiscore.files import locked, remove_parts, replacing, stem
 from wsiscore.mosaic import Mosaic
 from wsiscore.pipeline.options import ScoreOptions, SlideOptions
 from wsiscore.pipeline.provenance import RUN, Record, slide_of
+from wsiscore.report.writers import COHORT_WRITERS
 from wsiscore.slide.readers.omezarr import is_virtual
 from wsiscore.slide.slide import Slide
 from wsiscore.tiles import TileList
@@ -118,13 +119,17 @@ def _refuse(options: SlideOptions, flags: dict[str, str], why: str, instead: str
 
 
 def _claim(out: Path, name: str, slide: Path) -> Path:
-    """Make and return the slide's folder: ``out/name``, or with a few digits more if another slide has that.
+    """Make and return the slide's folder: ``out/name``.
 
+    A few digits are added if another slide has that, or a file of the cohort (on some disks in whatever case).
     The folder is claimed by the record in it; one that a killed process left without is taken.
     """
     digits = hashlib.sha256(os.fsencode(slide)).hexdigest()[:6]
+    folders = [out / name, out / f"{name}-{digits}"]
+    if name.lower() in {writer.name for writer in COHORT_WRITERS}:
+        del folders[0]
     with locked(out):
-        for folder in (out / name, out / f"{name}-{digits}"):
+        for folder in folders:
             try:
                 folder.mkdir(exist_ok=True)
                 held = {entry.name for entry in folder.iterdir()}
