@@ -77,7 +77,9 @@ def test_the_record_says_how_it_was_made(rendered: Path, scored: tuple[Path, dic
     assert record["slide"]["path"] == str(rendered)
     assert len(record["slide"]["sha256"]) == 64
     assert record["settings"]["roi_source"] == str(rendered.with_suffix(".geojson"))
-    assert {"rois", "infer", "infer: network", "infer: wait_for_reading", "cells", "report"} <= set(record["stages"])
+    assert {"rois", "infer", "infer: network", "infer: wait_for_reading", "cells", "write: report.html"} <= set(
+        record["stages"]
+    )
     assert record["finished"] is not None
 
 

@@ -111,7 +111,7 @@ def test_public_names_stay_what_they_are() -> None:
 
 
 def test_every_column_of_the_table_is_explained() -> None:
-    from wsiscore.report.tables import HEADER
+    from wsiscore.report.statistics import HEADER
 
     page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in page for name in HEADER)

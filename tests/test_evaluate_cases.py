@@ -18,7 +18,8 @@ from wsiscore.errors import TruthError
 from wsiscore.evaluation import evaluate_cases
 from wsiscore.evaluation.cohort.agreement import Confusion, auc, confusion, differences, icc, roc
 from wsiscore.evaluation.cohort.cases import read_scored_cases
-from wsiscore.report.tables import HEADER, error_row, write_scores_csv
+from wsiscore.report.statistics import HEADER, error_row
+from wsiscore.report.tables import write_scores_csv
 
 percents = st.integers(0, 400).map(lambda quarter: quarter / 4)
 cohorts = st.lists(st.tuples(percents, percents), min_size=1, max_size=30).map(

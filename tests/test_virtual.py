@@ -104,7 +104,7 @@ def test_two_commands_give_a_report_that_says_what_it_is_of(two_commands: tuple[
         (path / page).read_text(encoding="utf-8") for path, page in ((folder, "report.html"), (out, "index.html"))
     )
     for page in (report, index):
-        assert "A virtual stain is a guess of a network; not a stained slide." in page
+        assert "A virtual stain is the prediction of a network, not a stained slide." in page
         assert "blue-to-brown" in page
     assert sha[:12] in report
     assert str(he) in report

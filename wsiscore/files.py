@@ -1,10 +1,11 @@
-"""Files: written whole by one process at a time, the name of a slide's file, and pickles that run no code."""
+"""Files: written whole by one process at a time, safe in spreadsheets; stems; pickles that run no code."""
 
 from __future__ import annotations
 
 import logging
 import os
 import pickle
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,13 +13,27 @@ from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from wsiscore.errors import OutputError
 
-__all__ = ["ForbiddenGlobalError", "RestrictedUnpickler", "locked", "one_line", "remove_parts", "replacing", "stem"]
+__all__ = [
+    "ForbiddenGlobalError",
+    "RestrictedUnpickler",
+    "locked",
+    "one_line",
+    "plain_text",
+    "remove_parts",
+    "replacing",
+    "spreadsheet_text",
+    "stem",
+    "write_png",
+]
 
 _COMPOUND = (".ome.tif", ".ome.tiff", ".ome.zarr", ".truth.csv", ".geojson.gz")
+_FORMULA = re.compile("'*[=+\\-@＝＋－＠\t\r\n]")
 _LOCK = ".lock"
 _PART = ".part"
 _numbers = count()
@@ -135,3 +150,41 @@ class RestrictedUnpickler(pickle.Unpickler):
         if (module, name) not in self._allowed:
             raise ForbiddenGlobalError(f"{module}.{name}")
         return self._allowed[module, name]
+
+
+def write_png(path: Path, rgb: npt.NDArray[np.uint8]) -> None:
+    """Write a picture as PNG.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    rgb
+        (height, width, 3) RGB in 0..255.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be encoded or written.
+    """
+    import cv2
+
+    done, encoded = cv2.imencode(".png", rgb[..., ::-1])
+    if not done:
+        raise OutputError(f"{path}: a picture of shape {rgb.shape} could not be encoded as PNG")
+    with replacing(path) as part:
+        part.write_bytes(encoded.tobytes())
+
+
+def spreadsheet_text(text: str) -> str:
+    """Return a text for a CSV field that no spreadsheet takes for a formula; `plain_text` undoes it.
+
+    What begins with ``= + - @``, their full-width forms, a tab or a line end, also after apostrophes, gets an
+    apostrophe before it. Source: OWASP, CSV Injection.
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def plain_text(field: str) -> str:
+    """Return the text of a CSV field that `spreadsheet_text` wrote."""
+    return field[1:] if field.startswith("'") and _FORMULA.match(field) else field

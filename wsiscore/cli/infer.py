@@ -24,5 +24,6 @@ def infer(inputs: tuple[str, ...], **chosen: Any) -> None:
     from wsiscore.pipeline.options import InferOptions
     from wsiscore.pipeline.steps import infer_slide
 
+    chosen["model"] = options.model_of(chosen["model"])
     given = InferOptions(**chosen)
     options.each(options.paths_of(inputs, given.roi), lambda path: infer_slide(path, given, progress=True).path)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from wsiscore.cells.rules import rule_fields, rule_flag
-from wsiscore.errors import WsiscoreError
+from wsiscore.errors import ModelError, WsiscoreError
 from wsiscore.files import one_line
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "device",
     "each",
     "inputs",
+    "model_of",
     "mpp",
     "of_model",
     "of_rules",
@@ -133,6 +134,27 @@ def _rule_option(name: str, about: Mapping[str, Any]) -> Callable[[Command], Com
 
 of_rules = _together(*(_rule_option(name, about) for name, about in rule_fields().items()))
 """How cells are found: one option for each rule of every kind of output."""
+
+
+def model_of(name: str | None) -> str | None:
+    """Return a model that was asked for: its name, or its folder's whole path, which any worker can find.
+
+    Raises
+    ------
+    click.BadParameter
+        If there is no such model, or its card is broken.
+    """
+    if name is None:
+        return None
+    from wsiscore.models.card import read_card
+    from wsiscore.models.store import find_model, model_names
+
+    try:
+        folder = find_model(name)
+        read_card(folder)
+    except ModelError as error:
+        raise click.BadParameter(one_line(str(error)), param_hint="--model") from error
+    return name if name in model_names() else str(folder.absolute())
 
 
 def paths_of(inputs: Sequence[str], roi: Path | None = None) -> Iterator[Path]:

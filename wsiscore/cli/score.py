@@ -15,7 +15,7 @@ from wsiscore.score import CUTOFF
 
 if TYPE_CHECKING:
     from wsiscore.pipeline.options import ScoreOptions
-    from wsiscore.report.cohort import Entry
+    from wsiscore.report.result import Entry
 
 __all__ = ["score"]
 
@@ -50,15 +50,16 @@ def score(inputs: tuple[str, ...], cluster: str | None, **chosen: Any) -> None:
     from wsiscore.pipeline.options import ScoreOptions
 
     rules = {name: value for name in rule_fields() if (value := chosen.pop(name)) is not None}
+    chosen["model"] = options.model_of(chosen["model"])
     given = ScoreOptions(rules=rules, **chosen)
     raise SystemExit(_print_scores(options.paths_of(inputs, given.roi), given, cluster))
 
 
 def _print_scores(paths: Iterator[Path], given: ScoreOptions, cluster: str | None) -> int:
     """Print the table as it grows, write the cohort at the end, however that comes, and return the exit status."""
-    from wsiscore.pipeline.cohort import fields_of, score_slides, write_cohort
+    from wsiscore.pipeline.cohort import score_slides, write_cohort
     from wsiscore.pipeline.engine import open_engine
-    from wsiscore.report.tables import HEADER
+    from wsiscore.report.statistics import HEADER, entry_row
 
     click.echo("\t".join(HEADER))
     cohorts: defaultdict[Path, list[Entry]] = defaultdict(list)
@@ -66,7 +67,7 @@ def _print_scores(paths: Iterator[Path], given: ScoreOptions, cluster: str | Non
         with open_engine(cluster) as engine:
             for out, entry in score_slides(paths, given, engine):
                 cohorts[out].append(entry)
-                click.echo("\t".join(fields_of(entry)))
+                click.echo("\t".join(entry_row(entry)))
     finally:
         for out, entries in cohorts.items():
             write_cohort(out, entries)

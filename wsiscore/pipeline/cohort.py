@@ -1,24 +1,32 @@
-"""Many slides: scored by an engine, and gathered in one table and one page."""
+"""Many slides: scored by an engine, and gathered in one table and one page.
+
+What is known of a slide lies in its folder, also why it failed. The table and the page of a cohort are made from the
+folders, under the lock of the cohort's folder: they are the same whoever makes them last, and in whatever order the
+slides were scored.
+"""
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from wsiscore.errors import WsiscoreError
+from wsiscore.files import locked, one_line, remove_parts
 from wsiscore.pipeline.engine import Engine
 from wsiscore.pipeline.job import out_of
 from wsiscore.pipeline.options import ScoreOptions
-from wsiscore.pipeline.steps import try_score
-from wsiscore.report.cohort import Entry, write_index
-from wsiscore.report.tables import error_row, row, write_scores_csv
-from wsiscore.score import SlideScore, Tally
-from wsiscore.slide.readers.base import VirtualStain
+from wsiscore.pipeline.steps import ERROR, failed, try_score
+from wsiscore.report.json import read_error, read_score
+from wsiscore.report.result import Entry
+from wsiscore.report.writers import COHORT_WRITERS
 
-__all__ = ["fields_of", "score_slides", "write_cohort"]
+__all__ = ["score_slides", "write_cohort"]
+
+_log = logging.getLogger("wsiscore")
 
 
 def score_slides(paths: Iterable[Path], options: ScoreOptions, engine: Engine) -> Iterator[tuple[Path, Entry]]:
@@ -27,7 +35,8 @@ def score_slides(paths: Iterable[Path], options: ScoreOptions, engine: Engine) -
     Parameters
     ----------
     paths
-        Slides, tile lists or mosaics; taken one by one, so that a pipe may still be filling.
+        Slides, tile lists or mosaics; taken one by one, so that a pipe may still be filling. One that is given twice
+        is scored once.
     options
         The same for all.
     engine
@@ -35,51 +44,63 @@ def score_slides(paths: Iterable[Path], options: ScoreOptions, engine: Engine) -
     """
     if not engine.local:  # a worker may stand in another folder
         options = replace(options, roi=options.roi and options.roi.absolute())
-    jobs = ((path, replace(options, out=out_of(path, options).absolute())) for path in paths)
-    return engine.map(partial(_score_job, progress=engine.local), jobs)
+    jobs = ((path, replace(options, out=out_of(path, options).absolute())) for path in _once(paths))
+    return engine.map(partial(_score_job, progress=engine.local), jobs, _lost)
+
+
+def _once(paths: Iterable[Path]) -> Iterator[Path]:
+    seen: set[str] = set()
+    for path in paths:
+        try:
+            real = os.path.realpath(path)
+        except ValueError:  # a NUL in the name, which opening it will refuse
+            real = str(path)
+        if real in seen:
+            _log.warning("%s is given twice, and scored once", one_line(str(path)))
+            continue
+        seen.add(real)
+        yield path
 
 
 def _score_job(job: tuple[Path, ScoreOptions], *, progress: bool) -> tuple[Path, Entry]:
     path, options = job
-    assert options.out is not None
-    return options.out, try_score(path.absolute(), options, progress=progress)
+    return options.out or out_of(path, options), try_score(path, options, progress=progress)
+
+
+def _lost(job: tuple[Path, ScoreOptions], reason: str) -> tuple[Path, Entry]:
+    path, options = job
+    return options.out or out_of(path, options), failed(path, options, WsiscoreError(reason))
 
 
 def write_cohort(out: Path, entries: Sequence[Entry]) -> None:
-    """Write ``scores.csv`` and ``index.html`` of all that `out` holds: these entries and what earlier runs left.
+    """Write ``scores.csv`` and ``index.html`` of all that `out` holds, by the names of the slides' folders.
 
     So the jobs of an array that each score one slide into the same folder end with the table of them all.
+
+    Parameters
+    ----------
+    out
+        The folder of the results.
+    entries
+        Of this run; those whose folder could not be written are added at the end.
 
     Raises
     ------
     OutputError
         If they cannot be written.
     """
-    new = {entry.folder for entry in entries if entry.folder}
-    earlier = [
-        entry for path in sorted(out.glob("*/score.json")) if (entry := _earlier(path)) and entry.folder not in new
-    ]
-    together = [*entries, *earlier]
-    write_scores_csv(out / "scores.csv", [fields_of(entry) for entry in together])
-    write_index(out / "index.html", together)
+    with locked(out):
+        remove_parts(out)
+        held = list(_held(out))
+        together = [*held, *(entry for entry in entries if not entry.folder)]
+        for writer in COHORT_WRITERS:
+            writer.write(out / writer.name, together)
 
 
-def fields_of(entry: Entry) -> list[str]:
-    """Return an entry as the fields of a row."""
-    return row(entry.score) if entry.score else error_row(entry.slide, entry.model, entry.error)
-
-
-def _earlier(path: Path) -> Entry | None:
-    """Return the entry of a ``score.json``, or None if it is none of ours."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        by_roi = {name: _tally(numbers) for name, numbers in values["by_roi"].items()}
-        virtual = VirtualStain(**values["virtual"]) if values.get("virtual") else None
-        score = SlideScore(path.parent.name, values["model"], _tally(values), by_roi, values["cutoff"], virtual)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return Entry(score.slide, score, folder=score.slide)
-
-
-def _tally(values: dict[str, Any]) -> Tally:
-    return Tally(int(values["positive"]), int(values["negative"]), float(values["area_mm2"]))
+def _held(out: Path) -> Iterator[Entry]:
+    """Yield the entries of the slides whose folder is in `out`, by name; the last failure counts before a score."""
+    for folder in sorted(path for path in out.iterdir() if path.is_dir()):
+        if error := read_error(folder / ERROR):
+            yield error
+        elif score := read_score(folder / "score.json"):
+            yield Entry(folder.name, replace(score, slide=folder.name), folder=folder.name)

@@ -16,16 +16,18 @@ from wsiscore.files import locked, remove_parts, replacing, stem
 from wsiscore.mosaic import Mosaic
 from wsiscore.pipeline.options import ScoreOptions, SlideOptions
 from wsiscore.pipeline.provenance import RUN, Record, slide_of
+from wsiscore.report.writers import COHORT_WRITERS
 from wsiscore.slide.readers.omezarr import is_virtual
 from wsiscore.slide.slide import Slide
 from wsiscore.tiles import TileList
 
-__all__ = ["MOSAIC", "TILES", "Job", "open_job", "out_of", "stem_of"]
+__all__ = ["MOSAIC", "TILES", "Job", "claim", "open_job", "out_of", "stem_of"]
 
 OUT = Path("wsiscore-out")
 TILES = "tiles.json"
 MOSAIC = "mosaic.ome.zarr"
 
+_LONGEST_NAME = 200  # bytes of a folder's name; most file systems take 255
 _SET_BY_TILES = {"roi": "--roi", "roi_classes": "--roi-class", "tile_px": "--size"}
 _SET_BY_MOSAIC = {
     "roi_classes": "--roi-class",
@@ -88,7 +90,7 @@ def open_job(path: Path, options: SlideOptions) -> Iterator[Job]:
                 f"{path} is of the slide {source}, which is not there; put it back or start from the slide"
             )
     with Slide(source, mpp) as slide:
-        folder = _claim(out_of(path, options), stem_of(path), source.absolute())
+        folder = claim(path, options, source.absolute())
         with locked(folder):
             remove_parts(folder)
             with Record(folder, source.absolute()) as record:
@@ -117,14 +119,35 @@ def _refuse(options: SlideOptions, flags: dict[str, str], why: str, instead: str
         raise MosaicError(f"{why}; leave out {' and '.join(chosen)}, or give it to {instead}")
 
 
-def _claim(out: Path, name: str, slide: Path) -> Path:
-    """Make and return the slide's folder: ``out/name``, or with a few digits more if another slide has that.
+def claim(path: Path, options: SlideOptions, slide: Path | None = None) -> Path:
+    """Make and return the folder of a slide's results, ``OUT/<stem>``.
 
-    The folder is claimed by the record in it; one that a killed process left without is taken.
+    A few digits are added if another slide has that, or a file of the cohort (on some disks in whatever case), or the
+    name is too long. The folder is claimed by the record in it; one that a killed process left without is taken.
+
+    Parameters
+    ----------
+    path
+        What was given: the slide, or a tile list or mosaic of it.
+    options
+        Of which `out` counts.
+    slide
+        The slide, if it is not `path` itself or the one whose folder that is in.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be made.
     """
+    out, name = out_of(path, options), stem_of(path)
+    slide = slide or (slide_of(path.parent) if path.name in (TILES, MOSAIC) else None) or path.absolute()
     digits = hashlib.sha256(os.fsencode(slide)).hexdigest()[:6]
+    short = os.fsdecode(os.fsencode(name)[:_LONGEST_NAME])
+    folders = [out / name, out / f"{short}-{digits}"]
+    if short != name or name.lower() in {writer.name for writer in COHORT_WRITERS}:
+        del folders[0]
     with locked(out):
-        for folder in (out / name, out / f"{name}-{digits}"):
+        for folder in folders:
             try:
                 folder.mkdir(exist_ok=True)
                 held = {entry.name for entry in folder.iterdir()}

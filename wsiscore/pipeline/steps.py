@@ -7,40 +7,42 @@ a tile list, or a mosaic, finished or not. What a folder holds of another slide 
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import shapely
 
 from wsiscore.cells.find import rules_of
 from wsiscore.cells.rules import Rules, rule_flag
 from wsiscore.cells.table import Cells
-from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, RoiError, WsiscoreError
-from wsiscore.files import replacing
+from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, RoiError, WsiscoreError
+from wsiscore.files import locked, one_line, replacing, write_png
 from wsiscore.inference import infer_tiles
 from wsiscore.models.card import read_card
 from wsiscore.models.contract import Maps
 from wsiscore.models.store import Model, default_model, find_model, index_errors, load_model
 from wsiscore.mosaic import Mosaic, TileState
-from wsiscore.pipeline.job import MOSAIC, TILES, Job, open_job, stem_of
+from wsiscore.pipeline.job import MOSAIC, TILES, Job, claim, open_job, stem_of
 from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
+from wsiscore.pipeline.provenance import RUN
 from wsiscore.pipeline.rois import rois_of
 from wsiscore.regions import Roi
-from wsiscore.report.cohort import Entry
-from wsiscore.report.html import write_report
-from wsiscore.report.overlay import write_overlay
-from wsiscore.report.qupath import write_cells
-from wsiscore.report.tables import write_cells_table, write_score
+from wsiscore.report.json import write_error
+from wsiscore.report.result import Entry, Result
+from wsiscore.report.writers import WRITERS
 from wsiscore.score import SlideScore, score_cells
 from wsiscore.slide.ome_tiff import write_ome_tiff
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import MOST_PINK
 from wsiscore.tiles import TileList
 
-__all__ = ["infer_slide", "score_slide", "tile_slide", "try_score"]
+__all__ = ["ERROR", "ERROR_LOG", "failed", "infer_slide", "score_slide", "tile_slide", "try_score"]
+
+ERROR = "error.json"
+ERROR_LOG = "error.log"
 
 _log = logging.getLogger("wsiscore")
 
@@ -86,7 +88,7 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
     with open_job(path, options) as job:
         mosaic = job.mosaic or _infer(job, options, progress, paints=False)
         model = str(mosaic.about["model"].get("name", "unnamed"))
-        if job.mosaic and options.model not in (None, model):
+        if job.mosaic and options.model and not _made_by(mosaic, options.model):
             raise MosaicError(f"{path} was made by {model}, not {options.model}; to use that, score the slide itself")
         if missing := mosaic.missing():
             raise MosaicError(f"{path} lacks {missing} tiles; run the same `wsiscore infer` again to finish it")
@@ -109,16 +111,51 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         job.record.note("model", {**mosaic.about["model"], "index_errors": errors})
         job.record.note("settings", {"cutoff": options.cutoff, **applied.to_json()})
         _write_results(job, rois, cells, score, csv=options.csv)
+        for name in (ERROR, ERROR_LOG):  # of an earlier run
+            (job.folder / name).unlink(missing_ok=True)
         return score
 
 
 def try_score(path: Path, options: ScoreOptions, *, progress: bool = False) -> Entry:
     """Score a slide as `score_slide` does; what goes wrong with it becomes the reason in its entry."""
     try:
-        score = score_slide(path, options, progress=progress)
-    except WsiscoreError as error:
-        return Entry(stem_of(path), None, " ".join(str(error).split()), model=options.model or default_model())
+        score = score_slide(path.absolute(), options, progress=progress)
+    except Exception as error:  # noqa: BLE001 - one slide must not end the run; its traceback is in a log
+        return failed(path, options, error)
     return Entry(score.slide, score, folder=score.slide)
+
+
+def failed(path: Path, options: ScoreOptions, error: Exception) -> Entry:
+    """Return the entry of a slide that failed, after writing it to the slide's folder if that is possible.
+
+    ``error.json`` has the reason; where it is none that wsiscore knows, ``error.log`` has the traceback.
+    """
+    known = isinstance(error, WsiscoreError)
+    reason = " ".join(str(error).split()) if known else f"unexpected {type(error).__name__}: {error}"
+    name = one_line(stem_of(path))
+    entry = Entry(name, None, one_line(reason), model=_model_name(path, options))
+    try:
+        folder = claim(path.absolute(), options)
+        with locked(folder):
+            if not known:
+                with replacing(folder / ERROR_LOG) as part:
+                    part.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
+                entry = replace(entry, error=f"{entry.error}; {folder / ERROR_LOG} has the traceback")
+            entry = replace(entry, slide=folder.name, folder=folder.name)
+            write_error(folder / ERROR, entry)
+    except (WsiscoreError, OSError, ValueError):
+        return replace(entry, folder="")
+    return entry
+
+
+def _model_name(path: Path, options: ScoreOptions) -> str:
+    """Return the name of the model that was to score a slide, or made a mosaic."""
+    try:
+        if options.model is None and (path / "done").is_dir():
+            return str(Mosaic.open(path).about["model"].get("name", "unnamed"))
+        return read_card(find_model(options.model or default_model())).name
+    except (WsiscoreError, OSError, ValueError):
+        return options.model or default_model()
 
 
 def _plan(job: Job, options: TileOptions) -> TileList:
@@ -218,6 +255,10 @@ def _unchanged(job: Job, mosaic: Mosaic) -> str:
     return job.slide.sha256
 
 
+def _made_by(mosaic: Mosaic, model: str) -> bool:
+    return bool(read_card(find_model(model)).provenance() == mosaic.about["model"])
+
+
 def _with_chosen(own: Rules, model: str, chosen: Mapping[str, float]) -> Rules:
     """Return a model's own rules with those the user chose; MosaicError if one does not apply to it."""
     known = {rule.name for rule in fields(own)}
@@ -265,23 +306,18 @@ def _warn(name: str, mosaic: Mosaic) -> None:
 
 
 def _write_results(job: Job, rois: Sequence[Roi], cells: Cells, score: SlideScore, *, csv: bool) -> None:
-    """Write the numbers first, then what is drawn from them, and the report last."""
-    slide, folder, record = job.slide, job.folder, job.record
-    with record.stage("write"):
-        write_cells_table(folder / ("cells.csv" if csv else "cells.parquet"), cells, rois)
-        write_score(folder / "score.json", score)
-        write_cells(folder / "cells.geojson", cells, mpp=slide.mpp)
-    with record.stage("overlay"):
-        write_overlay(folder / "overlay.jpg", slide, rois, cells)
-    with record.stage("report"):
-        write_report(folder / "report.html", slide=slide, rois=rois, cells=cells, score=score, run=record.finish())
+    """Write the files of a slide in the order of `WRITERS`; what shows the run record is written once that is done."""
+    beside = tuple(name for name in (RUN, TILES) if (job.folder / name).exists())
+    result = Result(job.slide, rois, cells, score, job.record.values, csv, beside)
+    for writer in WRITERS:
+        if not writer.when(result):
+            continue
+        if writer.needs_run:
+            job.record.finish()
+        with job.record.stage(f"write: {writer.name}"):
+            writer.write(job.folder / writer.name, result)
 
 
 def _save_png(slide: Slide, tiles: TileList, folder: Path) -> None:
     for row, col in tiles.tiles:
-        pixels = slide.read(tiles.grid.tile(row, col).read)
-        with replacing(folder / f"{row:04d}_{col:04d}.png") as part:
-            done, png = cv2.imencode(".png", pixels[..., ::-1])
-            if not done:
-                raise OutputError(f"{folder}: a tile could not be encoded as PNG")
-            part.write_bytes(png.tobytes())
+        write_png(folder / f"{row:04d}_{col:04d}.png", slide.read(tiles.grid.tile(row, col).read))

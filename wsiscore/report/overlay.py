@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from wsiscore.cells.table import Cells
 from wsiscore.files import replacing
 from wsiscore.regions import Roi
-from wsiscore.report.picture import Picture, jpeg, take
+from wsiscore.report.thumbnail import Thumbnail, jpeg, read_thumbnail
 from wsiscore.slide.slide import Slide
 
 __all__ = ["write_overlay"]
@@ -60,7 +60,7 @@ def write_overlay(path: Path, slide: Slide, rois: Sequence[Roi], cells: Cells, *
         If the file cannot be written.
     """
     bounds = (0.0, 0.0, slide.width_px * slide.mpp, slide.height_px * slide.mpp)
-    picture = take(slide, bounds, max_px=max_px)
+    picture = read_thumbnail(slide, bounds, max_px=max_px)
     draw_outlines(picture, rois)
     draw_cells(picture, cells)
     n_positive = int(np.count_nonzero(cells.positive))
@@ -68,14 +68,17 @@ def write_overlay(path: Path, slide: Slide, rois: Sequence[Roi], cells: Cells, *
     parts = [picture.pixels, footer]
     if slide.virtual:
         parts.insert(
-            0, _notice(picture, f"Virtual stain by {slide.virtual.model}: a guess of a network; not a stained slide")
+            0,
+            _notice(
+                picture, f"Virtual stain by {slide.virtual.model}: the prediction of a network, not a stained slide"
+            ),
         )
     encoded = jpeg(np.concatenate(parts), quality=88)
     with replacing(path) as part:
         part.write_bytes(encoded)
 
 
-def draw_outlines(picture: Picture, rois: Sequence[Roi]) -> None:
+def draw_outlines(picture: Thumbnail, rois: Sequence[Roi]) -> None:
     """Draw the outlines, and those of their holes, into the picture: yellow on a dark casing."""
     rings = []
     for roi in rois:
@@ -89,7 +92,7 @@ def draw_outlines(picture: Picture, rois: Sequence[Roi]) -> None:
         cv2.polylines(picture.pixels, rings, True, colour, thickness, cv2.LINE_AA, _SHIFT)
 
 
-def draw_cells(picture: Picture, cells: Cells) -> None:
+def draw_cells(picture: Thumbnail, cells: Cells) -> None:
     """Draw a ring or, where a ring would be smaller than 4 px, a dot for each cell, into the picture."""
     mpp = picture.region.mpp
     radius = _RING_UM / mpp
@@ -103,7 +106,7 @@ def draw_cells(picture: Picture, cells: Cells) -> None:
         cv2.circle(picture.pixels, (x, y), shown_radius, colour, thickness, cv2.LINE_AA, _SHIFT)
 
 
-def _notice(picture: Picture, words: str) -> Pixels:
+def _notice(picture: Thumbnail, words: str) -> Pixels:
     """Return a strip as wide as the picture that says what must not be missed, in letters that fit."""
     width = picture.pixels.shape[1]
     line = _line_px(width)
@@ -118,7 +121,7 @@ def _line_px(width: int) -> int:
     return round(min(max(width / 50, 20), 56))
 
 
-def _footer(picture: Picture, n_positive: int, n_negative: int) -> Pixels:
+def _footer(picture: Thumbnail, n_positive: int, n_negative: int) -> Pixels:
     """Return a white strip as wide as the picture with the legend and a scale bar."""
     width = picture.pixels.shape[1]
     line = _line_px(width)

@@ -12,14 +12,14 @@ import numpy as np
 from wsiscore.cells.table import Cells
 from wsiscore.files import replacing
 
-__all__ = ["write_cells"]
+__all__ = ["write_detections"]
 
 _POSITIVE = '{"name":"Positive","color":[250,62,62]}'  # QuPath's own names and colours
 _NEGATIVE = '{"name":"Negative","color":[112,112,225]}'
 _ROWS = 16_384  # cells turned into text at a time: memory does not grow with the slide
 
 
-def write_cells(path: Path, cells: Cells, *, mpp: float) -> None:
+def write_detections(path: Path, cells: Cells, *, mpp: float) -> None:
     """Write the cells as a FeatureCollection of points, one feature a line.
 
     Each is a QuPath *detection* of class Positive or Negative with the measurements Confidence, Positivity and
@@ -72,7 +72,7 @@ def _dab_od(value: float) -> str:
 
 
 def _id_stem(cells: Cells) -> str:
-    """Return all of a UUID (version 8, RFC 9562) but its last 12 digits, drawn from the positions."""
+    """Return all of a UUID (version 8, RFC 9562) but its last 12 digits, derived from the positions."""
     digest = hashlib.sha256(np.ascontiguousarray(cells.x_um).tobytes())
     digest.update(np.ascontiguousarray(cells.y_um).tobytes())
     digits = digest.hexdigest()

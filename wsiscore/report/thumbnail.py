@@ -1,4 +1,4 @@
-"""Pictures of a slide, small enough to show."""
+"""Thumbnails: a rectangle of a slide as a picture small enough to show."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from wsiscore.errors import SlideError
 from wsiscore.regions import Region
 from wsiscore.slide.slide import Slide
 
-__all__ = ["Picture", "jpeg", "take"]
+__all__ = ["Thumbnail", "jpeg", "read_thumbnail"]
 
 _BLOCK_PX = 256  # side of what is lost if a place cannot be read
 _UNREADABLE = 190  # grey
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Thumbnail:
     """Pixels and where they lie on the slide.
 
     Parameters
@@ -49,7 +49,9 @@ class Picture:
         return "data:image/jpeg;base64," + base64.b64encode(jpeg(self.pixels, quality=86)).decode("ascii")
 
 
-def take(slide: Slide, bounds_um: tuple[float, float, float, float], *, max_px: int, mpp: float = 0) -> Picture:
+def read_thumbnail(
+    slide: Slide, bounds_um: tuple[float, float, float, float], *, max_px: int, mpp: float = 0
+) -> Thumbnail:
     """Read a rectangle of the slide at a size to show; what cannot be read is grey.
 
     Parameters
@@ -75,7 +77,7 @@ def take(slide: Slide, bounds_um: tuple[float, float, float, float], *, max_px: 
                 block[:] = slide.read(where)
             except SlideError:  # named among the run's warnings; the rest of the slide can still be shown
                 block[:] = _UNREADABLE
-    return Picture(pixels, region)
+    return Thumbnail(pixels, region)
 
 
 def jpeg(pixels: npt.NDArray[np.uint8], *, quality: int) -> bytes:

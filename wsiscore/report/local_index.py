@@ -1,4 +1,4 @@
-"""The index in small squares: how it varies over the slide, and which fields to show."""
+"""The local index: the index in small squares, how it varies over the slide, and which squares to show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsiscore.cells.table import Cells
 from wsiscore.regions import Roi
 from wsiscore.score import Tally
 
-__all__ = ["MIN_LOCAL", "Field", "bounds_um", "choose_fields", "local_fields", "map_side_um", "quartiles"]
+__all__ = ["MIN_LOCAL", "Square", "bounds_um", "choose_squares", "count_squares", "map_side_um", "quartiles"]
 
 MIN_LOCAL = 20
 """Fewest cells for the index of a square."""
@@ -22,7 +22,7 @@ _MOST_SQUARES = 40  # along the longer side of a map
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class Square:
     """One square of the grid that holds cells.
 
     Parameters
@@ -37,7 +37,7 @@ class Field:
     tally: Tally
 
     def holds(self, cells: Cells) -> npt.NDArray[np.bool_]:
-        """Tell which cells lie in it."""
+        """Return which cells lie in it."""
         left, top, right, bottom = self.bounds_um
         return (cells.x_um >= left) & (cells.x_um < right) & (cells.y_um >= top) & (cells.y_um < bottom)
 
@@ -48,7 +48,7 @@ def bounds_um(rois: Sequence[Roi]) -> tuple[float, float, float, float]:
     return float(left), float(top), float(right), float(bottom)
 
 
-def local_fields(cells: Cells, rois: Sequence[Roi], side_um: float) -> list[Field]:
+def count_squares(cells: Cells, rois: Sequence[Roi], side_um: float) -> list[Square]:
     """Count the cells in squares that start at the top left of the ROIs; by row, then column; empty ones left out."""
     left, top, right, bottom = bounds_um(rois)
     xs = left + side_um * np.arange((right - left) // side_um + 2)
@@ -58,12 +58,12 @@ def local_fields(cells: Cells, rois: Sequence[Roi], side_um: float) -> list[Fiel
     numbers, which = np.unique(row * len(xs) + col, return_inverse=True)
     n = np.bincount(which, minlength=len(numbers))
     n_positive = np.bincount(which[cells.positive], minlength=len(numbers))
-    fields = []
+    squares = []
     for at, of, positive in zip(numbers.tolist(), n.tolist(), n_positive.tolist(), strict=True):
         y, x = divmod(at, len(xs))
         corners = float(xs[x]), float(ys[y]), float(xs[x + 1]), float(ys[y + 1])
-        fields.append(Field(corners, Tally(positive, of - positive, side_um**2 / 1e6)))
-    return fields
+        squares.append(Square(corners, Tally(positive, of - positive, side_um**2 / 1e6)))
+    return squares
 
 
 def map_side_um(cells: Cells, rois: Sequence[Roi]) -> float:
@@ -75,27 +75,28 @@ def map_side_um(cells: Cells, rois: Sequence[Roi]) -> float:
     longer = max(right - left, bottom - top)
     readable = [side for side in _SIDES_UM if side * 2 <= longer <= side * _MOST_SQUARES]
     for side in readable:
-        enough = (field.tally.n for field in local_fields(cells, rois, side) if field.tally.n >= MIN_LOCAL)
+        enough = (square.tally.n for square in count_squares(cells, rois, side) if square.tally.n >= MIN_LOCAL)
         if sum(enough) >= 0.75 * len(cells):
             return side
     return readable[-1] if readable else longer / 2
 
 
-def choose_fields(fields: Sequence[Field], wanted: int) -> list[Field]:
-    """Choose fields over the whole range of the local index, from the lowest to the highest.
+def choose_squares(squares: Sequence[Square], wanted: int) -> list[Square]:
+    """Choose squares over the whole range of the local index, from the lowest to the highest.
 
-    The fields with at least `MIN_LOCAL` cells (all fields, if fewer than 4 have as many) are ordered by index and
-    cut into `wanted` groups of equal size; each group gives its field with the most cells. No chance is involved.
+    The squares with at least `MIN_LOCAL` cells (all squares, if fewer than 4 have as many) are ordered by index and
+    cut into `wanted` groups of equal size; each group gives its square with the most cells. The same
+    cells always give the same squares.
     """
-    enough = [field for field in fields if field.tally.n >= MIN_LOCAL]
-    ordered = sorted(enough if len(enough) >= 4 else fields, key=lambda field: field.tally.ki67_index)
+    enough = [square for square in squares if square.tally.n >= MIN_LOCAL]
+    ordered = sorted(enough if len(enough) >= 4 else squares, key=lambda square: square.tally.ki67_index)
     groups = np.array_split(np.arange(len(ordered)), max(min(wanted, len(ordered)), 1))
-    return [max((ordered[at] for at in group), key=lambda field: field.tally.n) for group in groups if len(group)]
+    return [max((ordered[at] for at in group), key=lambda square: square.tally.n) for group in groups if len(group)]
 
 
-def quartiles(fields: Sequence[Field]) -> tuple[float, float, float] | None:
-    """Return the lower quartile, median and upper quartile of the local index, or None for fewer than 4 fields."""
-    known = [field.tally.ki67_index for field in fields if field.tally.n >= MIN_LOCAL]
+def quartiles(squares: Sequence[Square]) -> tuple[float, float, float] | None:
+    """Return the lower quartile, median and upper quartile of the local index, or None for fewer than 4 squares."""
+    known = [square.tally.ki67_index for square in squares if square.tally.n >= MIN_LOCAL]
     if len(known) < 4:
         return None
     low, median, high = np.percentile(known, [25, 50, 75]).tolist()

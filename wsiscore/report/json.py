@@ -1,0 +1,96 @@
+"""``score.json`` and ``error.json``: written, and read again."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from wsiscore.files import replacing
+from wsiscore.report.result import Entry
+from wsiscore.report.statistics import score_json
+from wsiscore.score import SlideScore, Tally
+from wsiscore.slide.readers.base import VirtualStain
+
+__all__ = ["read_error", "read_score", "write_error", "write_score"]
+
+_MOST_BYTES = 64 * 2**20  # 100,000 regions take half of it
+_MOST_CELLS = 2**53  # whole numbers up to this are exact as float
+
+
+def write_score(path: Path, score: SlideScore) -> None:
+    """Write `score_json` to a file, indented.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    text = json.dumps(score_json(score), indent=2, ensure_ascii=True, allow_nan=False)
+    with replacing(path) as part:
+        part.write_text(text + "\n", encoding="ascii")
+
+
+def read_score(path: Path) -> SlideScore | None:
+    """Return the score in a file that `write_score` wrote, of this version or an earlier one.
+
+    None if the file cannot be read, is larger than 64 MiB, or holds anything else.
+    """
+    try:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            return None
+        return _score(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ArithmeticError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def write_error(path: Path, entry: Entry) -> None:
+    """Write why a slide failed: ``slide``, ``model`` and ``error``.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    text = json.dumps({"slide": entry.slide, "model": entry.model, "error": entry.error}, indent=2)
+    with replacing(path) as part:
+        part.write_text(text + "\n", encoding="ascii")
+
+
+def read_error(path: Path) -> Entry | None:
+    """Return the entry in a file that `write_error` wrote; None if the file holds anything else."""
+    try:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            return None
+        values = json.loads(path.read_text(encoding="utf-8"))
+        texts = [str(values[key]) for key in ("slide", "error", "model")]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return Entry(texts[0], None, texts[1], folder=path.parent.name, model=texts[2])
+
+
+def _score(values: dict[str, Any]) -> SlideScore:
+    """Return the score; ValueError, KeyError or TypeError if that is none."""
+    origin = values.get("virtual") if isinstance(values, dict) else None
+    virtual = VirtualStain(**origin) if origin else None
+    if virtual and not all(isinstance(value, str) for value in asdict(virtual).values() if value is not None):
+        raise TypeError("a virtual stain is described by texts")
+    slide, model, cutoff, by_roi = (values[key] for key in ("slide", "model", "cutoff", "by_roi"))
+    if not isinstance(slide, str) or not isinstance(model, str) or not isinstance(by_roi, dict):
+        raise TypeError("slide and model are texts, and by_roi is an object")
+    if not 0 < float(cutoff) < 100:
+        raise ValueError(f"the cutoff is a percentage between 0 and 100, got {cutoff}")
+    regions = {name: _tally(numbers) for name, numbers in by_roi.items()}
+    return SlideScore(slide, model, _tally(values), regions, float(cutoff), virtual)
+
+
+def _tally(values: dict[str, Any]) -> Tally:
+    positive, negative, area_mm2 = values["positive"], values["negative"], float(values["area_mm2"])
+    for count in (positive, negative):
+        if not isinstance(count, int) or not 0 <= count <= _MOST_CELLS:
+            raise ValueError(f"a count of cells is a whole number, got {count!r:.40}")
+    if not (math.isfinite(area_mm2) and area_mm2 >= 0):
+        raise ValueError(f"an area is a number of mm², got {area_mm2}")
+    return Tally(positive, negative, area_mm2)

@@ -1,0 +1,1 @@
+"""The pages: the report of a slide and the page of a cohort."""

@@ -1,0 +1,169 @@
+"""Pictures of a slide as SVG over JPEG: lines stay sharp in print and every mark can be pointed at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import shapely
+from markupsafe import Markup
+
+from wsiscore.cells.table import Cells
+from wsiscore.regions import Roi
+from wsiscore.report.local_index import MIN_LOCAL, Square
+from wsiscore.report.pages.svg import element
+from wsiscore.report.thumbnail import Thumbnail
+
+__all__ = ["INDEX_COLOURS", "field_pair", "index_map", "slide_picture"]
+
+_STEPS = (0, 5, 10, 20, 30, 50, 100)  # percent
+_COLOURS = ("#fde725", "#8fd744", "#35b779", "#21908d", "#31688e", "#440154")  # viridis: dark is high, also in grey
+INDEX_COLOURS = tuple(zip(_COLOURS, _STEPS, _STEPS[1:], strict=False))
+"""The colours of the map, each with the least and the greatest index it stands for, in percent."""
+_MARK_UM = 4.0
+_MOST_NAMES = 12
+_BARS_UM = (10, 20, 25, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+
+def slide_picture(picture: Thumbnail, rois: Sequence[Roi]) -> Markup:
+    """Return the picture with the outlines and, for a few ROIs, their names."""
+    names = _names(picture, rois) if len(rois) <= _MOST_NAMES else []
+    label = f"The slide with the outlines of {len(rois)} regions"
+    return _svg(picture, label, _image(picture), *_outlines(picture, rois), *names, _scale_bar(picture))
+
+
+def index_map(picture: Thumbnail, rois: Sequence[Roi], squares: Sequence[Square]) -> Markup:
+    """Return the pale picture under squares coloured by their index; those with too few cells stay clear."""
+    shown = [square for square in squares if square.tally.n >= MIN_LOCAL]
+    whole = shapely.union_all([roi.outline_um for roi in rois])
+    inside = "".join(_path(picture, roi) for roi in rois)
+    return _svg(
+        picture,
+        f"Map of the local index in {len(shown)} squares",
+        element("clipPath", element("path", clip_rule="evenodd", d=inside), id="inside"),
+        _image(picture, class_="pale"),
+        element("g", *(_square(picture, each) for each in shown), class_="squares", clip_path="url(#inside)"),
+        *_outlines(picture, rois),
+        *(_square_number(picture, each, whole) for each in shown),
+        _scale_bar(picture),
+    )
+
+
+def field_pair(picture: Thumbnail, rois: Sequence[Roi], cells: Cells, name: str) -> Markup:
+    """Return a field twice: plain, and with a ring on each of `cells`; `name` is unique on the page."""
+    xs, ys = picture.x_px(cells.x_um).tolist(), picture.y_px(cells.y_um).tolist()
+    radius = _MARK_UM / picture.region.mpp
+    rings = (
+        element("circle", class_="pos" if positive else "neg", cx=x, cy=y, r=radius)
+        for x, y, positive in zip(xs, ys, cells.positive.tolist(), strict=True)
+    )
+    again = element("use", href=f"#{name}")
+    return _svg(picture, "Plain field", _image(picture, id=name), _scale_bar(picture)) + _svg(
+        picture, f"The same field with {len(cells)} marked cells", again, *_outlines(picture, rois), *rings
+    )
+
+
+def _svg(picture: Thumbnail, label: str, *layers: Markup) -> Markup:
+    height, width = picture.pixels.shape[:2]
+    return element(
+        "svg",
+        *layers,
+        class_="picture",
+        role="img",
+        aria_label=label,
+        viewBox=f"0 0 {width} {height}",
+        preserveAspectRatio="xMinYMin",
+        width=width,
+        height=height,
+    )
+
+
+def _image(picture: Thumbnail, *, class_: str | None = None, id: str | None = None) -> Markup:  # noqa: A002
+    height, width = picture.pixels.shape[:2]
+    return element("image", class_=class_, id=id, width=width, height=height, href=picture.data_uri)
+
+
+def _outlines(picture: Thumbnail, rois: Sequence[Roi]) -> list[Markup]:
+    drawn = []
+    for roi in rois:
+        path = _path(picture, roi)
+        drawn.append(element("path", class_="casing", d=path))
+        drawn.append(element("path", element("title", roi.name), class_="outline", d=path))
+    return drawn
+
+
+def _path(picture: Thumbnail, roi: Roi) -> str:
+    """Return a ROI's rings as the ``d`` of a path."""
+    simple = shapely.simplify(roi.outline_um, 0.5 * picture.region.mpp)
+    path = ""
+    for ring in shapely.get_rings(shapely.get_parts(simple)):
+        x_um, y_um = shapely.get_coordinates(ring).T
+        corners = zip(picture.x_px(x_um).tolist(), picture.y_px(y_um).tolist(), strict=True)
+        path += "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in corners) + "Z"
+    return path
+
+
+def _names(picture: Thumbnail, rois: Sequence[Roi]) -> list[Markup]:
+    height, width = picture.pixels.shape[:2]
+    size = max(width, height) / 42
+    drawn = []
+    for roi in rois:
+        left, top, _, _ = roi.outline_um.bounds
+        x = min(max(float(picture.x_px(left)), 0) + size * 0.4, width * 0.9)
+        y = min(max(float(picture.y_px(top)), 0) + size * 1.2, height - size * 0.4)
+        shown = roi.name if len(roi.name) <= 24 else roi.name[:23] + "…"
+        drawn.append(element("text", shown, class_="name", x=x, y=y, font_size=size))
+    return drawn
+
+
+def _square(picture: Thumbnail, square: Square) -> Markup:
+    left, top, right, _ = square.bounds_um
+    side = (right - left) / picture.region.mpp
+    title = f"{square.tally.ki67_index:.0f} %: {square.tally.n_positive} of {square.tally.n}"
+    return element(
+        "rect",
+        element("title", title),
+        x=float(picture.x_px(left)),
+        y=float(picture.y_px(top)),
+        width=side,
+        height=side,
+        fill=_COLOURS[_step(square)],
+    )
+
+
+def _square_number(picture: Thumbnail, square: Square, whole_um: shapely.Geometry) -> Markup:
+    """Return the square's index written in what of it lies in the ROIs, where there is space for it."""
+    left, _, right, _ = square.bounds_um
+    side = (right - left) / picture.region.mpp
+    if side < max(picture.pixels.shape) / 16:
+        return Markup("")
+    seen = shapely.intersection(shapely.box(*square.bounds_um), whole_um)
+    middle = seen.centroid if seen.contains(seen.centroid) else seen.representative_point()
+    size = min(side * 0.3, max(picture.pixels.shape) / 28)
+    return element(
+        "text",
+        f"{square.tally.ki67_index:.0f}",
+        class_="on-light" if _step(square) < 3 else "on-dark",
+        x=float(picture.x_px(middle.x)),
+        y=float(picture.y_px(middle.y)) + size * 0.35,
+        font_size=size,
+    )
+
+
+def _step(square: Square) -> int:
+    return min(int(np.searchsorted(_STEPS, square.tally.ki67_index, side="right")) - 1, len(_COLOURS) - 1)
+
+
+def _scale_bar(picture: Thumbnail) -> Markup:
+    height, width = picture.pixels.shape[:2]
+    length = max((um for um in _BARS_UM if um / picture.region.mpp <= width / 4), default=_BARS_UM[0])
+    bar, size = length / picture.region.mpp, max(width, height) / (36 if max(width, height) > 600 else 18)
+    words = f"{length / 1000:g} mm" if length >= 1000 else f"{length} µm"
+    x, y = width - size - bar, height - size
+    return element(
+        "g",
+        element("rect", x=x, y=y, width=bar, height=math.ceil(size / 5)),
+        element("text", words, x=x + bar / 2, y=y - size * 0.4, font_size=size),
+        class_="scale",
+    )

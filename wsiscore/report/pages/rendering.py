@@ -1,0 +1,47 @@
+"""Pages from templates: every text is escaped, and a name that a template does not get is an error."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from wsiscore.files import replacing
+
+__all__ = ["write_page"]
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("wsiscore.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Render a template of the package and write the page.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    template
+        Its name in ``templates/``.
+    values
+        What the template shows. All but `markupsafe.Markup` is escaped.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    document = _environment().get_template(template).render(values)
+    with replacing(path) as part:
+        part.write_text(document, encoding="utf-8", errors="backslashreplace")

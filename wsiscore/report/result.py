@@ -1,0 +1,71 @@
+"""What the files of a slide and of a cohort are written from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wsiscore.cells.table import Cells
+from wsiscore.regions import Roi
+from wsiscore.score import SlideScore
+from wsiscore.slide.slide import Slide
+
+__all__ = ["Entry", "Result"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All that is known of a scored slide.
+
+    Parameters
+    ----------
+    slide
+        What was scored; pictures are read from it again.
+    rois
+        Where cells were counted.
+    cells
+        All counted cells.
+    score
+        Their counts.
+    run
+        What ``run.json`` says: ``slide``, ``model``, ``settings``, ``versions``, ``stages`` (seconds by name),
+        ``warnings``, ``started``, ``wsiscore``, ``process_peak_memory_mb``. What is missing is reported as not given.
+    csv
+        Write the cells as ``cells.csv`` instead of ``cells.parquet``.
+    beside
+        Names of files of earlier steps in the same folder, for the links of the report.
+    """
+
+    slide: Slide
+    rois: Sequence[Roi]
+    cells: Cells
+    score: SlideScore
+    run: Mapping[str, Any]
+    csv: bool = False
+    beside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One slide of a cohort.
+
+    Parameters
+    ----------
+    slide
+        What it is called.
+    score
+        Its score, or None if it failed.
+    error
+        Why it failed, on one line.
+    folder
+        Where its report is, relative to the page; empty if there is none.
+    model
+        The model that was to score it, if it failed.
+    """
+
+    slide: str
+    score: SlideScore | None
+    error: str = ""
+    folder: str = ""
+    model: str = ""

@@ -1,0 +1,244 @@
+"""The statistics of a score: one table that the TSV, ``scores.csv``, ``score.json`` and the pages read.
+
+A new statistic is one entry of `STATISTICS`. Its `places` say where it is written; the order of the table is the
+order in each of them, so a new column of the TSV goes after the existing ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import Flag, auto
+from typing import Any
+
+from wsiscore.files import one_line
+from wsiscore.report.result import Entry
+from wsiscore.score import SlideScore, Tally, call
+
+__all__ = [
+    "COLUMNS",
+    "HEADER",
+    "STATISTICS",
+    "Place",
+    "Statistic",
+    "Value",
+    "entry_row",
+    "error_row",
+    "includes_cutoff",
+    "readable",
+    "row",
+    "score_json",
+    "statistics_in",
+]
+
+Value = int | float | str | tuple[float, float] | dict[str, Any] | None
+"""A count, a number (nan if undefined), a text, an interval, or what JSON can hold."""
+
+
+class Place(Flag):
+    """Where a statistic is written."""
+
+    TABLE = auto()
+    """A column of the TSV and of ``scores.csv``."""
+    JSON = auto()
+    """A key of ``score.json``, of the slide."""
+    JSON_ROI = auto()
+    """A key of each region in ``score.json``."""
+    SUMMARY = auto()
+    """The counts at the top of a slide's report."""
+    REGIONS = auto()
+    """A column of the table of regions in a slide's report."""
+    COHORT = auto()
+    """A column of the page of a cohort."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """One statistic of a slide or of one of its regions.
+
+    Parameters
+    ----------
+    name
+        Its key and the name of its column; unique in each place.
+    label
+        Its name for people.
+    compute
+        ``compute(score, tally)`` returns the value for the slide, or for a region of it, whose cells are `tally`.
+    places
+        Where it is written.
+    unit
+        For people; empty if there is none.
+    decimals
+        Digits after the point in tables and on pages; None if it is a text.
+    heading
+        Its name above a column, where that is shorter than the label; the unit is added.
+    """
+
+    name: str
+    label: str
+    compute: Callable[[SlideScore, Tally], Value]
+    places: Place
+    unit: str = ""
+    decimals: int | None = None
+    heading: str = ""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the values are texts."""
+        return self.decimals is None
+
+    @property
+    def column_heading(self) -> str:
+        """The heading of a column on a page; a percent sign stands with the values instead."""
+        return self.heading or (f"{self.label}, {self.unit}" if self.unit not in ("", "%") else self.label)
+
+    def in_table(self, score: SlideScore) -> str:
+        """Return the field of a row of the TSV: ``nan`` if undefined, one line without tabs if a text."""
+        value = self.compute(score, score.total)
+        if isinstance(value, str):
+            return one_line(value)
+        if isinstance(value, float) and self.decimals is not None:
+            return f"{value:.{self.decimals}f}"
+        return "nan" if value is None else str(value)
+
+    def in_json(self, score: SlideScore, tally: Tally) -> Value:
+        """Return the value for JSON: unrounded, None if undefined."""
+        value = self.compute(score, tally)
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    def on_page(self, score: SlideScore, tally: Tally, *, unit: bool = False) -> str:
+        """Return the value for people, a dash if undefined; with its unit if that is `unit` or a percent sign."""
+        value = self.compute(score, tally)
+        if not isinstance(value, int | float | tuple):
+            return str(value or "–")
+        numbers = value if isinstance(value, tuple) else (value,)
+        return readable(*numbers, decimals=self.decimals or 0, unit=self.unit if unit or self.unit == "%" else "")
+
+
+def readable(*numbers: float, decimals: int = 0, unit: str = "") -> str:
+    """Return a number, or the two ends of an interval, with thousands separated; a dash if undefined."""
+    if not all(math.isfinite(value) for value in numbers):
+        return "–"
+    return "–".join(f"{value:,.{decimals}f}" for value in numbers) + (f" {unit}" if unit else "")
+
+
+def includes_cutoff(score: SlideScore) -> bool:
+    """Return whether the cutoff lies within the 95 % interval of a slide that has a call."""
+    low, high = score.total.interval_95
+    return score.call in {"low", "high"} and low < score.cutoff <= high
+
+
+def _model_with_stain(score: SlideScore, _: Tally) -> str:
+    """Return the model with the origin of a virtual stain, so that no table mixes it with stained slides unseen."""
+    return f"{score.model} on virtual {score.virtual.model}" if score.virtual else score.model
+
+
+def _call_with_doubt(score: SlideScore, _: Tally) -> str:
+    return f"{score.call}, indeterminate" if includes_cutoff(score) else score.call
+
+
+_FILES = Place.TABLE | Place.JSON | Place.JSON_ROI
+
+STATISTICS: tuple[Statistic, ...] = (
+    Statistic("slide", "Slide", lambda score, _: score.slide, Place.TABLE | Place.JSON),
+    Statistic("model", "Model", _model_with_stain, Place.TABLE),
+    Statistic("model", "Model", lambda score, _: score.model, Place.JSON),
+    Statistic("virtual", "Virtual", lambda score, _: asdict(score.virtual) if score.virtual else None, Place.JSON),
+    Statistic(
+        "positive",
+        "Positive cells",
+        lambda _, tally: tally.n_positive,
+        _FILES | Place.SUMMARY | Place.REGIONS,
+        decimals=0,
+        heading="Positive",
+    ),
+    Statistic(
+        "negative",
+        "Negative cells",
+        lambda _, tally: tally.n_negative,
+        _FILES | Place.SUMMARY | Place.REGIONS,
+        decimals=0,
+        heading="Negative",
+    ),
+    Statistic(
+        "ki67_index",
+        "Ki67 index",
+        lambda _, tally: tally.ki67_index,
+        _FILES | Place.REGIONS | Place.COHORT,
+        unit="%",
+        decimals=1,
+        heading="Index",
+    ),
+    Statistic("low95", "95 % interval, lower end", lambda _, tally: tally.interval_95[0], _FILES, "%", 1),
+    Statistic("high95", "95 % interval, upper end", lambda _, tally: tally.interval_95[1], _FILES, "%", 1),
+    Statistic("interval_95", "95 % interval", lambda _, tally: tally.interval_95, Place.REGIONS | Place.COHORT, "%", 1),
+    Statistic(
+        "cells",
+        "Cells counted",
+        lambda _, tally: tally.n,
+        Place.SUMMARY | Place.REGIONS | Place.COHORT,
+        decimals=0,
+        heading="Cells",
+    ),
+    Statistic(
+        "area_mm2",
+        "Area",
+        lambda _, tally: tally.area_mm2,
+        _FILES | Place.SUMMARY | Place.REGIONS | Place.COHORT,
+        unit="mm²",
+        decimals=3,
+    ),
+    Statistic(
+        "cells_per_mm2",
+        "Density",
+        lambda _, tally: tally.cells_per_mm2,
+        Place.JSON | Place.JSON_ROI | Place.SUMMARY | Place.REGIONS,
+        unit="cells/mm²",
+        decimals=0,
+        heading="Cells/mm²",
+    ),
+    Statistic("call", "Call", lambda score, tally: call(tally, score.cutoff), _FILES),
+    Statistic("call", "Call", _call_with_doubt, Place.COHORT),
+    Statistic("cutoff", "Cutoff", lambda score, _: score.cutoff, Place.JSON, unit="%", decimals=1),
+)
+
+
+def statistics_in(place: Place) -> tuple[Statistic, ...]:
+    """Return the statistics that are written in a place, in order."""
+    return tuple(statistic for statistic in STATISTICS if place in statistic.places)
+
+
+COLUMNS = statistics_in(Place.TABLE)
+"""The columns of the TSV and of ``scores.csv``, in order."""
+HEADER = tuple(column.name for column in COLUMNS)
+"""Their names."""
+
+
+def row(score: SlideScore) -> list[str]:
+    """Return a score as the fields of `HEADER`: percent to one decimal, mm² to three, ``nan`` if undefined."""
+    return [column.in_table(score) for column in COLUMNS]
+
+
+def error_row(slide: str, model: str, reason: str) -> list[str]:
+    """Return the row of a slide that could not be scored: no numbers, and the reason as its call."""
+    texts = {"slide": slide, "model": model, "call": f"error: {reason}"}
+    return [one_line(texts.get(column.name, "")) if column.is_text else "nan" for column in COLUMNS]
+
+
+def entry_row(entry: Entry) -> list[str]:
+    """Return the row of a slide of a cohort, scored or failed."""
+    return row(entry.score) if entry.score else error_row(entry.slide, entry.model, entry.error)
+
+
+def score_json(score: SlideScore) -> dict[str, Any]:
+    """Return a score as what JSON can hold: numbers unrounded, None for what is undefined.
+
+    ``virtual`` holds the fields of `VirtualStain`, or None for a stained slide; ``by_roi`` gives each region's name
+    the same numbers and its own call.
+    """
+    by_roi = {
+        name: {each.name: each.in_json(score, tally) for each in statistics_in(Place.JSON_ROI)}
+        for name, tally in score.by_roi.items()
+    }
+    return {each.name: each.in_json(score, score.total) for each in statistics_in(Place.JSON)} | {"by_roi": by_roi}
