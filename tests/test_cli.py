@@ -12,6 +12,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from click.testing import CliRunner, Result
 from making import write_png
 
 from wsiscore.cli import main
+from wsiscore.pipeline import steps
 from wsiscore.synthetic.slides import read_truth
 
 WSISCORE = f"{sys.executable} -c 'from wsiscore.cli import main; main()'"
@@ -276,8 +278,6 @@ BAD = [
     (_roi_crossing_itself, "crosses itself"),
     (_roi_empty, "bad.geojson"),
     (_roi_broken, "bad.geojson"),
-    (_unknown_model, "nonesuch.*hdab"),
-    (_model_without_card, "card.json"),
     (_broken_tile_list, "tiles.json"),
 ]
 
@@ -291,6 +291,17 @@ def test_what_is_broken_is_one_row_with_its_reason(rendered: Path, tmp_path: Pat
     assert row["call"].startswith("error: ")
     assert row["ki67_index"] == "nan"
     assert re.search(says, row["call"]), row["call"]
+
+
+@pytest.mark.parametrize(("make", "says"), [(_unknown_model, "nonesuch.*hdab"), (_model_without_card, "card.json")])
+@pytest.mark.parametrize("command", ["score", "infer"])
+def test_a_wrong_model_is_refused_before_the_first_slide(
+    rendered: Path, tmp_path: Path, command: str, make, says: str
+) -> None:
+    done = run(command, *make(tmp_path, rendered), "-o", tmp_path / "out")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert re.search(says, done.stderr), done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_others_go_on(rendered: Path, scored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
@@ -335,9 +346,10 @@ def test_a_folder_that_cannot_be_made_is_one_line(rendered: Path, tmp_path: Path
 
 
 def test_a_mosaic_of_another_model_is_not_passed_off(scored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
-    done = run("score", scored[0] / "rendered" / "mosaic.ome.zarr", "--model", "other", "-o", tmp_path)
+    done = run("score", scored[0] / "rendered" / "mosaic.ome.zarr", "--model", "ihcscoregan", "-o", tmp_path)
     assert done.exit_code == 1
-    assert "was made by hdab, not other" in rows(done)[0]["call"]
+    assert "was made by hdab, not ihcscoregan" in rows(done)[0]["call"]
+    assert rows(done)[0]["model"] == "ihcscoregan"
 
 
 def test_a_full_disk_is_one_line_and_nothing_finished_is_lost(
@@ -407,3 +419,91 @@ def test_usage_is_exit_status_2(command: str, rendered: Path) -> None:
 @pytest.mark.parametrize("command", ["score", "tile", "infer", "info", "models", "render"])
 def test_help_shows_an_example(command: str) -> None:
     assert re.search(r"Example: .*wsiscore", run(command, "--help").output)
+
+
+# One slide must not end the run
+
+
+def _unexpected(*_: object, **__: object) -> None:
+    raise ZeroDivisionError("a mistake of the program")
+
+
+def test_a_programming_error_in_one_slide_is_a_row_with_its_traceback_in_a_log(
+    rendered: Path, scored: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = shutil.copy(rendered, tmp_path / "good.svs")
+    shutil.copy(rendered.with_suffix(".geojson"), tmp_path / "good.geojson")
+    bad = shutil.copy(rendered, tmp_path / "bad.svs")
+    inner = steps.score_cells
+    monkeypatch.setattr(steps, "score_cells", lambda *a, **k: (_unexpected if k["slide"] == "bad" else inner)(*a, **k))
+    done = run("score", bad, good, "--model", "hdab", "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    broken, whole = rows(done)
+    assert broken["call"].startswith("error: unexpected ZeroDivisionError: a mistake of the program")
+    assert "in _unexpected" in (tmp_path / "out" / "bad" / "error.log").read_text()
+    assert whole == {**scored[1], "slide": "good"}
+    monkeypatch.setattr(steps, "score_cells", inner)
+    assert run("score", bad, "--model", "hdab", "-o", tmp_path / "out").exit_code == 0
+    assert not list((tmp_path / "out" / "bad").glob("error.*"))
+
+
+def test_a_failed_slide_keeps_its_row_when_others_are_scored_later(rendered: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.svs").write_text("no slide")
+    run("score", tmp_path / "note.svs", "-o", tmp_path / "out")
+    run("score", rendered, "--model", "hdab", "-o", tmp_path / "out")
+    table = list(csv.DictReader(io.StringIO((tmp_path / "out" / "scores.csv").read_text())))
+    assert [row["slide"] for row in table] == ["note", "rendered"]
+    assert table[0]["call"].startswith("error: ")
+
+
+def test_a_slide_given_twice_is_scored_once(rendered: Path, tmp_path: Path) -> None:
+    (tmp_path / "again.svs").symlink_to(rendered)
+    done = run("score", rendered, rendered, tmp_path / "again.svs", "--model", "hdab", "-o", tmp_path / "out")
+    assert len(rows(done)) == 1
+
+
+@pytest.mark.parametrize("name", [b"not\xfftext.svs", b"x" * 251 + b".svs", b"nul\0.svs", b"index.html.svs"])
+def test_a_strange_name_is_one_row(tmp_path: Path, name: bytes) -> None:
+    path = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - bytes
+    with suppress(OSError, ValueError), open(path, "wb") as file:  # noqa: PTH123
+        file.write(b"no slide")
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-m", "wsiscore", "score", "-", "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, input=path + b"\n", env=env, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert len(done.stdout.splitlines()) == 2
+    assert len((tmp_path / "out" / "scores.csv").read_bytes().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("option", "value"), [("--cutoff", "nan"), ("--radius", "inf"), ("--mpp", "nan")])
+def test_numbers_are_finite(rendered: Path, option: str, value: str) -> None:
+    done = run("score", rendered, option, value)
+    assert done.exit_code == 2
+    assert "is not a finite number" in done.stderr
+
+
+@pytest.mark.parametrize("option", [["--size", "256"], ["--maps", "all"], ["--roi-class", "NoSuch"]])
+def test_an_option_that_does_not_apply_to_a_mosaic_is_refused(
+    scored: tuple[Path, dict[str, str]], tmp_path: Path, option: list[str]
+) -> None:
+    done = run("score", scored[0] / "rendered" / "mosaic.ome.zarr", *option, "-o", tmp_path)
+    assert done.exit_code == 1
+    assert f"leave out {option[0]}" in rows(done)[0]["call"]
+
+
+def test_a_full_output_is_one_line(rendered: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "wsiscore", "info", str(rendered)]
+        done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["Error: cannot write to standard output: No space left on device"]
+
+
+def test_closed_standard_error_harms_nothing(rendered: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = f"{sys.executable} -m wsiscore score {rendered} --model hdab -o {tmp_path / 'out'} 2>&-"
+    done = subprocess.run(command, shell=True, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 2

@@ -34,7 +34,7 @@ __all__ = [
 
 _COMPOUND = (".ome.tif", ".ome.tiff", ".ome.zarr", ".truth.csv", ".geojson.gz")
 _FORMULA = re.compile("'*[=+\\-@＝＋－＠\t\r\n]")
-_LOCK = ".lock"
+_LOCKS = ".locks"
 _PART = ".part"
 _numbers = count()
 
@@ -69,8 +69,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, ``.lock`` in it, which one process on one machine holds at a time.
+def locked(folder: Path, name: str = "folder") -> Iterator[None]:
+    """Hold a lock in a folder, which one process at a time holds, on whatever machine.
 
     If another holds it, a line in the log says so, and this one waits. The lock ends with the process that holds it,
     however that ends; the file stays.
@@ -78,7 +78,9 @@ def locked(folder: Path) -> Iterator[None]:
     Parameters
     ----------
     folder
-        Made if it is not there.
+        Made if it is not there; the lock is a file in ``.locks`` there.
+    name
+        What is locked: something in the folder, or the folder itself.
 
     Raises
     ------
@@ -86,12 +88,12 @@ def locked(folder: Path) -> Iterator[None]:
         If the folder cannot be made or written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK)
+        (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCKS / f"{name}.lock")
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            _log.info("%s: another process works there; waiting for it", folder)
+            _log.warning("%s: another process works on %s there; waiting for it", folder, name)
             lock.acquire()
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}; choose another folder with -o") from error

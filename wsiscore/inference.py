@@ -93,7 +93,7 @@ def infer(
     """
     spec, path = model.spec, Path(path)
     tiles = TileList.plan(slide, rois, mpp=spec.mpp, tile_px=tile_px or spec.tile_px, margin_px=spec.margin_px)
-    with locked(path.absolute().parent):
+    with locked(path.absolute().parent, path.name):
         return infer_tiles(slide, tiles, model, path, progress=progress)
 
 

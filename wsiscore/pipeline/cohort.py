@@ -99,7 +99,7 @@ def write_cohort(out: Path, entries: Sequence[Entry]) -> None:
 
 def _held(out: Path) -> Iterator[Entry]:
     """Yield the entries of the slides whose folder is in `out`, by name; the last failure counts before a score."""
-    for folder in sorted(path for path in out.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in out.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if error := read_error(folder / ERROR):
             yield error
         elif score := read_score(folder / "score.json"):

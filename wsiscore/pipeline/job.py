@@ -91,7 +91,7 @@ def open_job(path: Path, options: SlideOptions) -> Iterator[Job]:
             )
     with Slide(source, mpp) as slide:
         folder = claim(path, options, source.absolute())
-        with locked(folder):
+        with locked(folder.parent, folder.name):
             remove_parts(folder)
             with Record(folder, source.absolute()) as record:
                 record.note("slide", _about(slide))

@@ -136,7 +136,7 @@ def failed(path: Path, options: ScoreOptions, error: Exception) -> Entry:
     entry = Entry(name, None, one_line(reason), model=_model_name(path, options))
     try:
         folder = claim(path.absolute(), options)
-        with locked(folder):
+        with locked(folder.parent, folder.name):
             if not known:
                 with replacing(folder / ERROR_LOG) as part:
                     part.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
