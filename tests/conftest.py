@@ -1,14 +1,17 @@
 """Fixtures every test may use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the tests share the cores, not each test
 
+import cv2
 import pytest
 from hypothesis import settings
 
 from wsiscore.synthetic.slides import render_slide
+from wsiscore.training.prepare import RenderedDataset, render_dataset
 
 # A busy machine is no failure; and what CI tries is the same each time, so that a red run can be seen again.
 settings.register_profile("wsiscore", deadline=None, derandomize="CI" in os.environ)
@@ -30,3 +33,34 @@ def shared() -> Path:
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small rendered slide with its ROI beside it."""
     return render_slide(tmp_path_factory.mktemp("slides"), "rendered", index=30, width_px=1800, height_px=1600, seed=5)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> RenderedDataset:
+    """Return a small rendered dataset."""
+    from training_parts import DATASET
+
+    return render_dataset(tmp_path_factory.mktemp("dataset"), DATASET)
+
+
+@pytest.fixture(scope="session")
+def tiles(dataset: RenderedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return PNG tiles of two slides, as `wsiscore tile --save png` writes them."""
+    folder = tmp_path_factory.mktemp("out")
+    for slide in ("a", "b"):
+        (folder / slide / "tiles").mkdir(parents=True)
+        for row in range(3):
+            rgb, _ = dataset.field(row + 3 * (slide == "b"))
+            cv2.imwrite(str(folder / slide / "tiles" / f"{row:04d}_0000.png"), rgb[..., ::-1])
+    return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Keep networks this small on one core: on a busy machine threads that wait for one another take minutes."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
