@@ -12,7 +12,7 @@ from torch import nn
 from training_parts import TINY, paths, program, settings_of, weights
 
 from wsiscore.errors import OutputError
-from wsiscore.networks.generator import Learner
+from wsiscore.networks.learner import Learner
 from wsiscore.training.data import TrainingData
 from wsiscore.training.loop import train
 from wsiscore.training.processes import Processes
@@ -88,7 +88,7 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from wsiscore.networks.generator import Learner
+from wsiscore.networks.learner import Learner
 from wsiscore.training.processes import join_processes
 class Normed(Learner):
     def __init__(self):

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from wsiscore.networks.generator import Learner, pick_device
+from wsiscore.networks.generator import pick_device
+from wsiscore.networks.learner import Learner
 
 __all__ = ["Processes", "automatic_threads", "join_processes"]
 
