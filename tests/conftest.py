@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the tests share the cores, not each test
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -13,6 +14,7 @@ from making import write_png
 
 from wsiscore.slide.slide import Slide
 from wsiscore.synthetic.slides import render_slide
+from wsiscore.training.prepare import RenderedDataset, render_dataset
 
 # A busy machine is no failure; and what CI tries is the same each time, so that a red run can be seen again.
 settings.register_profile("wsiscore", deadline=None, derandomize="CI" in os.environ)
@@ -42,3 +44,34 @@ def slide(tmp_path: Path) -> Iterator[Slide]:
     rgb = np.random.default_rng(1).integers(180, 255, (400, 400, 3), np.uint8)
     with Slide(write_png(tmp_path / "slide.png", rgb), 0.5) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> RenderedDataset:
+    """Return a small rendered dataset."""
+    from training_parts import DATASET
+
+    return render_dataset(tmp_path_factory.mktemp("dataset"), DATASET)
+
+
+@pytest.fixture(scope="session")
+def tiles(dataset: RenderedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return PNG tiles of two slides, as `wsiscore tile --save png` writes them."""
+    folder = tmp_path_factory.mktemp("out")
+    for slide in ("a", "b"):
+        (folder / slide / "tiles").mkdir(parents=True)
+        for row in range(3):
+            rgb, _ = dataset.field(row + 3 * (slide == "b"))
+            cv2.imwrite(str(folder / slide / "tiles" / f"{row:04d}_0000.png"), rgb[..., ::-1])
+    return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Keep networks this small on one core: on a busy machine threads that wait for one another take minutes."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -15,6 +15,7 @@ FLOORS = [
     ["files", "regions", "stain"],
     ["slide"],
     ["roi", "tiles"],
+    ["ome_zarr"],
     ["mosaic"],
     ["cells"],
     ["models"],

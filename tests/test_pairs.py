@@ -1,4 +1,4 @@
-"""Aligned pictures: the same nuclei in every stain, cut alike, and learnt from by a family that declares them."""
+"""Aligned pictures: found, cropped alike, and trained on by a family that asks for them."""
 
 import csv
 import json
@@ -9,105 +9,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import ndimage as ndi
+from training_parts import run
 
-from wsiscore.cli import main
 from wsiscore.errors import ModelError, OutputError, SlideError
 from wsiscore.models import registry
 from wsiscore.models.card import read_card
 from wsiscore.models.store import load_model
-from wsiscore.synthetic.ground import Layout
-from wsiscore.synthetic.pairs import render_pair
-from wsiscore.synthetic.stains import STAINS
 from wsiscore.synthetic.svs import write_svs
-from wsiscore.training.loop import LOSSES, TrainSettings, train
-from wsiscore.training.pairs import Aligned, Pairs, find_pairs
-from wsiscore.training.prepare import PairPoolSettings, render_pool
-
-seeds = st.integers(0, 2**32)
-
-
-def pair_of(seed, names=STAINS, side=160, **more):
-    """Return a field of nothing but tumour."""
-    layout = Layout(np.ones((side, side), np.float32), np.zeros((side, side), np.float32))
-    return render_pair(np.random.default_rng(seed), side, side, 0.5, names, layout=layout, **more)
-
-
-def inside(labels):
-    """Return where nuclei are, without their edges."""
-    numbers, square = labels.astype(np.float32), np.ones((3, 3))
-    return (cv2.erode(numbers, square) == cv2.dilate(numbers, square)) & (labels > 0)
-
-
-@settings(max_examples=6)
-@given(seeds)
-def test_nuclei_lie_where_the_labels_say_in_every_stain(seed):
-    pair = pair_of(seed, index=40)
-    cores, ground = inside(pair.labels), ndi.binary_erosion(pair.labels == 0, iterations=3)
-    rim = (pair.labels > 0) & ~cores
-    red = {name: picture[..., 0].astype(float) for name, picture in pair.pictures.items()}
-    assert red["he"][cores].mean() < red["he"][ground].mean() - 10
-    assert red["hematoxylin"][cores].mean() < red["hematoxylin"][ground].mean() - 10
-    assert red["dapi"][cores].mean() > 2 * red["dapi"][ground].mean()
-    green = pair.pictures["lap2"][..., 1].astype(float)
-    assert green[rim].mean() > max(green[cores].mean(), 2 * green[ground].mean())
-    known = np.isin(pair.labels, np.arange(1, len(pair.positive) + 1))
-    mask = pair.pictures["segmentation"]
-    assert not mask[ground].any()
-    for colour, which in ((0, pair.positive), (2, ~pair.positive)):
-        own = known & inside(pair.labels) & np.isin(pair.labels, 1 + np.flatnonzero(which))
-        assert (np.argmax(mask[own], axis=1) == colour).all()
-
-
-@settings(max_examples=6)
-@given(seeds)
-def test_positive_nuclei_and_only_they_glow_in_the_marker(seed):
-    pair = pair_of(seed, ("marker",), index=30)
-    marker = pair.pictures["marker"][..., 0]
-    away = cv2.distanceTransform((~np.isin(pair.labels, 1 + np.flatnonzero(pair.positive))).astype(np.uint8), 2, 5)
-    numbers = np.arange(1, len(pair.positive) + 1)
-    means = ndi.median(marker, np.where(inside(pair.labels), pair.labels, 0), numbers[pair.positive])
-    assert np.nanmean(means > 45) > 0.95 if len(means) else True
-    beyond = np.isin(pair.labels, numbers[~pair.positive]) & (away > 10) & (pair.labels <= len(numbers))
-    outside_positive = ndi.binary_dilation(pair.labels > len(numbers), iterations=10)
-    assert not (marker[beyond & ~outside_positive] > 45).any()
-
-
-def test_a_stain_is_the_same_whatever_else_is_painted():
-    alone, together = pair_of(3, ("ihc",)), pair_of(3, ("he", "segmentation", "ihc"))
-    np.testing.assert_array_equal(alone.pictures["ihc"], together.pictures["ihc"])
-    np.testing.assert_array_equal(alone.labels, together.labels)
-    assert list(together.pictures) == ["he", "segmentation", "ihc"]
-    assert not np.array_equal(pair_of(4, ("ihc",)).pictures["ihc"], alone.pictures["ihc"])
-
-
-def told_by_form(form):
-    """Return how well the coarseness of a nucleus in H&E tells its class: 0.5 is chance, 1 certain."""
-    values, positive = [], []
-    for seed in range(4):
-        pair = pair_of(seed, ("he",), side=256, index=40, form=form)
-        od = -np.log10((pair.pictures["he"][..., 0] + 1.0) / 256)
-        of = np.intersect1d(pair.labels, np.arange(1, len(pair.positive) + 1))  # some are all covered
-        spread = np.array([od[pair.labels == number].std() for number in of])
-        values.append(spread / np.median(spread))
-        positive.append(pair.positive[of - 1])
-    values, positive = np.concatenate(values), np.concatenate(positive)
-    return (values[positive][:, None] > values[~positive]).mean()
-
-
-def test_form_tells_positives_as_much_as_is_asked_for():
-    assert abs(told_by_form(0.0) - 0.5) < 0.08
-    assert 0.7 < told_by_form(0.5) < told_by_form(1.0)
-    assert told_by_form(1.0) > 0.9
-
-
-@pytest.mark.parametrize(("names", "form"), [(("he", "pas"), 1.0), (("he",), 1.5)])
-def test_what_cannot_be_painted_is_refused(names, form):
-    with pytest.raises(ValueError, match=r"'pas'|form"):
-        render_pair(np.random.default_rng(0), 32, 32, 0.5, names, form=form)
+from wsiscore.training.loop import train
+from wsiscore.training.pairs import AlignedFiles, PairTrainingData, find_aligned
+from wsiscore.training.prepare import PairDatasetSettings, render_dataset
+from wsiscore.training.record import LOSSES
+from wsiscore.training.settings import TrainSettings
 
 
 def plane(height=80, width=96, seed=0):
@@ -135,10 +48,10 @@ def grey(pictures):
     return {"grey": pictures["he"].mean(axis=2).astype(np.uint8), "two": pictures["ihc"][..., :2]}
 
 
-def test_all_pictures_of_a_set_are_cut_and_turned_alike(folders):
-    pairs = Pairs(("he", "ihc"), tuple(find_pairs(folders, ("he", "ihc"))), derived=grey)
-    draws = pairs.draws(None, batch=12, crop_px=48, seed=4, first=0)
-    batch = draws[7]
+def test_all_pictures_of_a_set_are_cropped_alike(folders):
+    pairs = PairTrainingData(("he", "ihc"), tuple(find_aligned(folders, ("he", "ihc"))), derived=grey)
+    sampler = pairs.sampler(None, batch=12, crop_px=48, seed=4, first=0)
+    batch = sampler[7]
     assert {name: tuple(at.shape) for name, at in batch.items()} == {
         "he": (12, 3, 48, 48),
         "ihc": (12, 3, 48, 48),
@@ -148,9 +61,9 @@ def test_all_pictures_of_a_set_are_cut_and_turned_alike(folders):
     assert torch.equal(batch["ihc"], 255 - batch["he"])
     assert torch.equal(batch["two"], batch["ihc"][:, :2])
     assert torch.equal(batch["grey"][:, 0], batch["he"].double().mean(1).to(torch.uint8))
-    assert torch.equal(draws[7]["he"], batch["he"])
-    assert not torch.equal(draws[8]["he"], batch["he"])
-    parts = [pairs.draws(None, batch=6, crop_px=48, seed=4, first=first)[7]["he"] for first in (0, 6)]
+    assert torch.equal(sampler[7]["he"], batch["he"])
+    assert not torch.equal(sampler[8]["he"], batch["he"])
+    parts = [pairs.sampler(None, batch=6, crop_px=48, seed=4, first=first)[7]["he"] for first in (0, 6)]
     assert torch.equal(torch.cat(parts), batch["he"])
 
 
@@ -160,22 +73,24 @@ def test_strips_are_what_folders_are(tmp_path):
         write(tmp_path / "strips" / f"{seed}.png", np.concatenate([he, ihc], axis=1))
         write(tmp_path / "folders" / "he" / f"{seed}.png", he)
         write(tmp_path / "folders" / "ihc" / f"{seed}.png", ihc)
-    drawn = []
+    sampled = []
     for kind in ("strips", "folders"):
-        found = find_pairs(tmp_path / kind, ("he", "ihc"))
+        found = find_aligned(tmp_path / kind, ("he", "ihc"))
         assert [one.slide for one in found] == ["0", "1", "2"]
-        drawn.append(Pairs(("he", "ihc"), tuple(found)).draws(None, batch=4, crop_px=32, seed=0, first=0)[0])
+        sampled.append(
+            PairTrainingData(("he", "ihc"), tuple(found)).sampler(None, batch=4, crop_px=32, seed=0, first=0)[0]
+        )
     for name in ("he", "ihc"):
-        assert torch.equal(drawn[0][name], drawn[1][name])
-    [one] = find_pairs(tmp_path / "strips" / "1.png", ("he", "ihc"))
+        assert torch.equal(sampled[0][name], sampled[1][name])
+    [one] = find_aligned(tmp_path / "strips" / "1.png", ("he", "ihc"))
     assert one.slide == "1"
 
 
 def test_tiles_belong_to_the_folder_they_lie_in(folders):
-    assert [one.slide for one in find_pairs(folders, ("he", "ihc"))] == ["s0", "s1", "s1", "s2", "s3", "s3", "s4"]
+    assert [one.slide for one in find_aligned(folders, ("he", "ihc"))] == ["s0", "s1", "s1", "s2", "s3", "s3", "s4"]
 
 
-def test_what_is_not_aligned_is_told(tmp_path):
+def test_what_is_not_aligned_is_refused(tmp_path):
     he, ihc = plane()
     for name, at in {"alone/he/a": he, "lone/he/a": he, "lone/ihc/b": ihc, "lone/he/b": he}.items():
         write(tmp_path / f"{name}.png", at)
@@ -183,41 +98,41 @@ def test_what_is_not_aligned_is_told(tmp_path):
     write(tmp_path / "odd.png", he)
     for path, message in (("alone", "no ihc/"), ("lone", "0 files ihc/a"), ("empty", "no aligned pictures")):
         with pytest.raises(SlideError, match=message):
-            find_pairs(tmp_path / path, ("he", "ihc"))
+            find_aligned(tmp_path / path, ("he", "ihc"))
     with pytest.raises(SlideError, match="2 squares side by side: he, ihc"):
-        Aligned((tmp_path / "odd.png",), "odd").read(("he", "ihc"))
+        AlignedFiles((tmp_path / "odd.png",), "odd").read(("he", "ihc"))
     write(tmp_path / "small.png", he[:40])
     with pytest.raises(SlideError, match=r"96 × 40 px, .* 96 × 80"):
-        Aligned((tmp_path / "odd.png", tmp_path / "small.png"), "odd").read(("he", "ihc"))
-    pairs = Pairs(("he", "ihc"), (Aligned((tmp_path / "odd.png",) * 2, "odd"),))
+        AlignedFiles((tmp_path / "odd.png", tmp_path / "small.png"), "odd").read(("he", "ihc"))
+    pairs = PairTrainingData(("he", "ihc"), (AlignedFiles((tmp_path / "odd.png",) * 2, "odd"),))
     with pytest.raises(SlideError, match="at least 96 px a side"):
-        pairs.draws(None, batch=1, crop_px=96, seed=0, first=0)[0]
+        pairs.sampler(None, batch=1, crop_px=96, seed=0, first=0)[0]
 
 
-POOL = PairPoolSettings(fields=3, side_px=96, mpp=0.5, seed=3, stains=("he", "ihc", "segmentation"))
+SETTINGS = PairDatasetSettings(fields=3, side_px=96, mpp=0.5, seed=3, stains=("he", "ihc", "segmentation"))
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory):
-    return render_pool(tmp_path_factory.mktemp("pool"), POOL)
+def rendered(tmp_path_factory):
+    return render_dataset(tmp_path_factory.mktemp("rendered"), SETTINGS)
 
 
-def test_a_pool_of_pairs_is_aligned_and_the_same_again(pool, tmp_path):
-    again = render_pool(tmp_path, POOL)
+def test_a_rendered_dataset_of_pairs_is_aligned_and_the_same_again(rendered, tmp_path):
+    again = render_dataset(tmp_path, SETTINGS)
     for number in range(3):
-        rgb, cells = pool.field(number)
-        np.testing.assert_array_equal(rgb, pool.array(number, "he"))
-        mask = pool.array(number, "segmentation")
+        rgb, cells = rendered.field(number)
+        np.testing.assert_array_equal(rgb, rendered.array(number, "he"))
+        mask = rendered.array(number, "segmentation")
         assert not mask[..., 2][cells > 0].any()  # no blue on positive nuclei
         assert not mask[..., 0][cells < 0].any()
-        for name in POOL.names:
-            np.testing.assert_array_equal(pool.array(number, name), again.array(number, name))
+        for name in SETTINGS.names:
+            np.testing.assert_array_equal(rendered.array(number, name), again.array(number, name))
     with pytest.raises(OutputError, match="other settings"):
-        render_pool(tmp_path, replace(POOL, stains=("he", "ihc")))
+        render_dataset(tmp_path, replace(SETTINGS, stains=("he", "ihc")))
 
 
 TINY = '''
-"""A family that learns one colour out of another."""
+"""A family that predicts one colour from another."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -309,15 +224,18 @@ def losses(folder):
         return [float(row["l1"]) for row in csv.DictReader(file)]
 
 
-def test_a_side_that_the_family_cannot_take_is_refused(tiny, pool, tmp_path):
+def test_a_side_that_the_family_cannot_take_is_refused(tiny, rendered, tmp_path):
     with pytest.raises(ModelError, match="a multiple of 4 px, got 30 px; give another --crop"):
         train(
-            tmp_path, TrainSettings("tinypair", {"rate": 0.1}, 1, 1, 30, 0), Pairs(tiny.PAIRS, pool=pool), device="cpu"
+            tmp_path,
+            TrainSettings("tinypair", {"rate": 0.1}, 1, 1, 30, 0),
+            PairTrainingData(tiny.PAIRS, rendered=rendered),
+            device="cpu",
         )
 
 
-def test_a_training_goes_on_exactly_where_it_stopped(tiny, pool, tmp_path, monkeypatch):
-    pairs = Pairs(tiny.PAIRS, pool=pool, derived=tiny.derived)
+def test_a_training_continues_exactly_where_it_stopped(tiny, rendered, tmp_path, monkeypatch):
+    pairs = PairTrainingData(tiny.PAIRS, rendered=rendered, derived=tiny.derived)
     settings_ = TrainSettings("tinypair", {"rate": 0.05}, steps=20, batch=2, crop_px=48, seed=1)
     whole = train(tmp_path / "whole", settings_, pairs, device="cpu", every=5)
     step = tiny.Recipe.step
@@ -335,12 +253,8 @@ def test_a_training_goes_on_exactly_where_it_stopped(tiny, pool, tmp_path, monke
     np.testing.assert_array_equal(parts.weights()["mix"], whole.weights()["mix"])
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     assert not np.allclose(whole.weights()["mix"], np.eye(3), atol=0.1)
-    with pytest.raises(OutputError, match="other sources"):
+    with pytest.raises(OutputError, match="other data"):
         train(tmp_path / "whole", settings_, replace(pairs, derived=None, names=("ihc", "he")), device="cpu")
-
-
-def run(*words):
-    return CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
 
 
 def train_tiny(*words):
@@ -365,7 +279,7 @@ def test_the_command_trains_on_rendered_pairs_where_none_are_given(tiny, tmp_pat
 def test_no_case_of_aligned_pictures_is_on_both_sides(tiny, folders, tmp_path):
     cases = tmp_path / "cases.csv"
     cases.write_text("slide,case\n" + "".join(f"s{slide},c{slide // 2}\n" for slide in range(5)))
-    words = [folders, "-o", tmp_path / "t", "--cases", cases, "--test-share", 0.4, "--tiles", 2]
+    words = [folders, "-o", tmp_path / "t", "--cases", cases, "--test-fraction", 0.4, "--tiles", 2]
     done = train_tiny(*words)
     assert done.exit_code == 0, done.output
     with (tmp_path / "t" / "split.csv").open() as file:
@@ -389,7 +303,7 @@ def test_aligned_slides_are_cut_at_the_same_places(tiny, tmp_path):
     (tmp_path / "in" / "he" / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
     done = train_tiny(tmp_path / "in", "-o", tmp_path / "t")
     assert done.exit_code == 0, done.output
-    found = find_pairs(tmp_path / "t" / "tiles", ("he", "ihc"))
+    found = find_aligned(tmp_path / "t" / "tiles", ("he", "ihc"))
     assert len(found) >= 4
     assert {one.slide for one in found} == {"a"}
     for one in found:
@@ -402,16 +316,16 @@ def test_aligned_slides_are_cut_at_the_same_places(tiny, tmp_path):
 def test_a_picture_that_cannot_be_rendered_must_be_given(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(tiny, "FAMILY", replace(tiny.FAMILY, pairs=("he", "pas")))
     done = train_tiny("-o", tmp_path / "t")
-    assert done.exit_code == 2
+    assert done.exit_code == 1
     assert "'pas' cannot be rendered" in done.output
 
 
 @pytest.mark.shared
 def test_published_strips_hold_six_aligned_pictures(shared):
     names = ("ihc", "hematoxylin", "dapi", "lap2", "marker", "segmentation")
-    found = find_pairs(shared / "data" / "deepliif" / "pairs", names)
+    found = find_aligned(shared / "data" / "deepliif" / "pairs", names)
     assert [one.slide for one in found] == ["Bladder1", "Lung1"]
-    batch = Pairs(names, tuple(found)).draws(None, batch=2, crop_px=256, seed=0, first=0)[0]
+    batch = PairTrainingData(names, tuple(found)).sampler(None, batch=2, crop_px=256, seed=0, first=0)[0]
     cells = (batch["segmentation"].amax(1) > 128).numpy()
     assert (
         batch["dapi"].float().mean(1).numpy()[cells].mean() > batch["dapi"].float().mean(1).numpy()[~cells].mean() * 2

@@ -16,14 +16,13 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import shapely
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from wsiscore.errors import DamagedMosaicError, MosaicError, OutputError
+from wsiscore.ome_zarr import downsampled, lay_out, levels, shard_tiles
 from wsiscore.regions import Region
 from wsiscore.tiles import TileGrid, TileList
 
@@ -31,11 +30,7 @@ __all__ = ["Identity", "Mosaic", "Shard", "TileState"]
 
 _FORMAT = "wsiscore-mosaic-2"
 _FORMATS_READ = ("wsiscore-mosaic-1", _FORMAT)  # the first had one file a chunk, and no checksums
-_SMALLEST_LEVEL_PX = 512  # the pyramid ends when a level fits in this
-_SHARD_PX = 1792  # about the side of a shard
 _OWN_NAMES = {"zarr.json", "done", *map(str, range(32))}
-_COLORS = {"positive": "FF4040", "negative": "4080FF", "red": "FF0000", "green": "00FF00", "blue": "0000FF"}
-"""Of a map in viewers, by the last word of its name."""
 
 Array = npt.NDArray[np.generic]
 
@@ -171,7 +166,7 @@ class Mosaic:
         scratch = path.with_name(path.name + ".new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _lay_out(scratch, tiles, channels, dtype, {**_meta(tiles, channels, identity, about), **measured})
+            lay_out(scratch, tiles, channels, dtype, {**_meta(tiles, channels, identity, about), **measured})
             scratch.rename(path)  # so that a mosaic is there with all its metadata or not at all
         except OSError as error:
             raise OutputError(
@@ -256,14 +251,14 @@ class Mosaic:
 
     def shards(self) -> list[Shard]:
         """Return the shards that hold listed tiles, row by row."""
-        side = _shard_tiles(self.grid)
+        side = shard_tiles(self.grid)
         squares: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for row, col in self.tiles.tiles:
             squares.setdefault((row // side, col // side), []).append((row, col))
         return [Shard(self._shard_region(*place), tuple(squares[place])) for place in sorted(squares)]
 
     def _shard_region(self, row: int, col: int) -> Region:
-        grid, side = self.grid, _shard_tiles(self.grid) * self.grid.core_px
+        grid, side = self.grid, shard_tiles(self.grid) * self.grid.core_px
         x, y = col * side, row * side
         return Region(x, y, min(side, grid.width_px - x), min(side, grid.height_px - y), grid.mpp)
 
@@ -277,7 +272,7 @@ class Mosaic:
 
     def write_shard(self, shard: Shard, maps: Array) -> None:
         """Write all of a shard, (C, h, w) of the mosaic's dtype, in one step."""
-        at, side = shard.region, _shard_tiles(self.grid) * self.grid.core_px
+        at, side = shard.region, shard_tiles(self.grid) * self.grid.core_px
         self._shard_file(at.y // side, at.x // side).unlink(missing_ok=True)  # Zarr reads one at the edge first
         target = self._level_0.with_config({"write_empty_chunks": True})
         target[:, at.y : at.y + at.height, at.x : at.x + at.width] = maps
@@ -329,7 +324,7 @@ class Mosaic:
     def _refuse_missing(self, x0: int, y0: int, x1: int, y1: int) -> None:
         if self.about["format"] != _FORMAT or x0 >= x1 or y0 >= y1:
             return
-        states, n = self.states(), _shard_tiles(self.grid)
+        states, n = self.states(), shard_tiles(self.grid)
         side = n * self.grid.core_px
         for row in range(y0 // side, (y1 - 1) // side + 1):
             for col in range(x0 // side, (x1 - 1) // side + 1):
@@ -339,7 +334,7 @@ class Mosaic:
 
     def _broken_shards(self, x0: int, y0: int, x1: int, y1: int) -> list[tuple[int, int]]:
         """Return the (row, col) of the shards of a rectangle that cannot be read."""
-        side, broken = _shard_tiles(self.grid) * self.grid.core_px, []
+        side, broken = shard_tiles(self.grid) * self.grid.core_px, []
         for row in range(y0 // side, (y1 - 1) // side + 1):
             for col in range(x0 // side, (x1 - 1) // side + 1):
                 at = self._shard_region(row, col)
@@ -350,7 +345,7 @@ class Mosaic:
         return broken
 
     def _damaged(self, shards: Sequence[tuple[int, int]], why: str) -> DamagedMosaicError:
-        n, states = _shard_tiles(self.grid), self.states()
+        n, states = shard_tiles(self.grid), self.states()
         inside = [
             (row, col) for row, col in self.tiles.tiles if (row // n, col // n) in set(shards) and states[row, col]
         ]
@@ -378,16 +373,16 @@ class Mosaic:
 
     def finish(self) -> None:
         """Average the written shards into the levels for viewers, touching only those, and call it complete."""
-        side = _shard_tiles(self.grid) * self.grid.core_px
-        n = _shard_tiles(self.grid)
+        side = shard_tiles(self.grid) * self.grid.core_px
+        n = shard_tiles(self.grid)
         held = {(row // n, col // n) for row, col in np.argwhere(self.states() == TileState.WRITTEN).tolist()}
         read: Callable[[int, int], Array] = lambda y, x: self.read(x, y, 2 * side, 2 * side)  # noqa: E731
-        for level in range(1, len(_levels(self.grid))):
+        for level in range(1, len(levels(self.grid))):
             target = self._array(str(level))
             held = {(row // 2, col // 2) for row, col in held}
             for row, col in sorted(held):
                 y, x = row * side, col * side
-                target[:, y : y + side, x : x + side] = _downsampled(read(2 * y, 2 * x))
+                target[:, y : y + side, x : x + side] = downsampled(read(2 * y, 2 * x))
             read = _reader(target, 2 * side)
         self._group.attrs["complete"] = True
 
@@ -439,80 +434,3 @@ def _differing(key: str, wanted: Any, found: Any) -> list[str]:
     if key != "identity" or not isinstance(found, dict):
         return [key]
     return [name for name in wanted if wanted[name] != found.get(name)]
-
-
-def _shard_tiles(grid: TileGrid) -> int:
-    """Return how many tiles are side by side in a shard."""
-    return max(1, round(_SHARD_PX / grid.core_px))
-
-
-def _levels(grid: TileGrid) -> list[tuple[int, int]]:
-    """Return (height, width) of each level; each is half the one before, rounded up."""
-    levels = [(grid.height_px, grid.width_px)]
-    while max(levels[-1]) > _SMALLEST_LEVEL_PX:
-        levels.append((-(-levels[-1][0] // 2), -(-levels[-1][1] // 2)))
-    return levels
-
-
-def _lay_out(path: Path, tiles: TileList, channels: Sequence[str], dtype: str, meta: Mapping[str, Any]) -> None:
-    grid, names = tiles.grid, [str(level) for level in range(len(_levels(tiles.grid)))]
-    group = zarr.open_group(path, mode="w", zarr_format=3)
-    side = _shard_tiles(grid) * grid.core_px
-    for name, (height, width) in zip(names, _levels(grid), strict=True):
-        group.create_array(
-            name,
-            shape=(len(channels), height, width),
-            chunks=(len(channels), grid.core_px, grid.core_px),
-            shards=(len(channels), side, side),
-            dtype=dtype,
-            fill_value=255 if dtype == "uint8" else 0,  # a picture is white where nothing was read
-            compressors=[ZstdCodec(level=1), Crc32cCodec()],
-            dimension_names=("c", "y", "x"),
-            chunk_key_encoding={"name": "default", "separator": "/"},
-        )
-    group.create_array(
-        "done",
-        shape=(grid.rows, grid.cols),
-        chunks=(grid.rows, grid.cols),
-        dtype="uint8",
-        compressors=[ZstdCodec(level=1), Crc32cCodec()],
-        dimension_names=("row", "col"),
-    )
-    group.attrs.update({"ome": dict(_ome(tiles, channels, dtype, names)), "wsiscore": dict(meta), "complete": False})
-
-
-def _ome(tiles: TileList, channels: Sequence[str], dtype: str, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Yield the OME-Zarr 0.5 metadata; positions are those of pixel centres, the slide's first pixel at 0."""
-    datasets = []
-    for level, name in enumerate(names):
-        scale = tiles.grid.mpp * 2**level
-        shift = (scale - tiles.slide_mpp) / 2
-        transforms = [
-            {"type": "scale", "scale": [1.0, scale, scale]},
-            {"type": "translation", "translation": [0.0, shift, shift]},
-        ]
-        datasets.append({"path": name, "coordinateTransformations": transforms})
-    axes = [{"name": "c", "type": "channel"}]
-    axes += [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
-    top = 255 if dtype == "uint8" else 1
-    window = {"min": 0, "max": top, "start": 0, "end": top}
-    yield "version", "0.5"
-    yield "multiscales", [{"name": tiles.slide.stem, "axes": axes, "datasets": datasets}]
-    yield (
-        "omero",
-        {
-            "channels": [
-                {"label": name, "color": _COLORS.get(name.split("_")[-1], "FFFFFF"), "active": True, "window": window}
-                for name in channels
-            ]
-        },
-    )
-
-
-def _downsampled(block: Array) -> Array:
-    """Average 2 × 2 pixels of (C, H, W); an odd last row or column is averaged with itself."""
-    _, height, width = block.shape
-    whole = np.pad(block, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge").astype(np.float32)
-    size = (whole.shape[2] // 2, whole.shape[1] // 2)
-    mean = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in whole])
-    return np.rint(mean).astype(np.uint8) if block.dtype == np.uint8 else mean.astype(block.dtype)

@@ -1,1 +1,1 @@
-"""Training: rendered, real and aligned pictures, target maps, a loop that knows no loss, and the model it writes."""
+"""Training: rendered, real and aligned pictures, target maps, the loop, and the model at its end."""

@@ -1,4 +1,4 @@
-"""What a training leaves: a model whose channels are named by their DAB, and a card that says how it was made."""
+"""The model of a finished training: rules, channels named by their DAB, and a card that says how it was made."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from wsiscore.models.contract import Generator, GeneratorSpec, Recipe
 from wsiscore.models.registry import family
 from wsiscore.models.store import write_model
 from wsiscore.stain import Stain, dab_od_map
-from wsiscore.training.data import Sources
-from wsiscore.training.loop import TrainSettings
-from wsiscore.training.pairs import Pairs
+from wsiscore.training.data import TrainingData
+from wsiscore.training.pairs import PairTrainingData
+from wsiscore.training.settings import TrainSettings
 from wsiscore.training.targets import OTHERS
 
 __all__ = ["Polarity", "check_polarity", "choose_rules", "write_trained"]
@@ -28,21 +28,22 @@ __all__ = ["Polarity", "check_polarity", "choose_rules", "write_trained"]
 _THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(4, 17))
 _RADII_UM = (2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
 _SMOOTH_UM = (0.0, 0.6, 1.2)
-_LOOKED_AT = 64  # tiles
-_LEAST_PX = 50  # of either class before their DAB is compared
-_CERTAIN = 1.2  # times as much DAB in one class as in the other
+_SAMPLED = 64  # tiles
+_MIN_PX = 50  # of either class before their DAB is compared
+_CERTAIN = 1.2  # least ratio of the DAB of the classes
 
 Picture = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Polarity:
-    """What DAB says of the two class channels.
+    """Mean DAB of the two class channels.
 
     Parameters
     ----------
     positive_od, negative_od
-        Mean DAB optical density around pixels of cells that the channels call positive and negative; nan without.
+        Mean DAB optical density around the pixels of cells that the channels call positive and negative; nan without
+        any.
     """
 
     positive_od: float
@@ -79,28 +80,28 @@ def check_polarity(generator: Generator, tiles: Picture) -> Polarity:
         cell = center > threshold
         for row, called in enumerate((cell & (positive > negative), cell & (positive < negative))):
             totals[row] += called.sum(), float(dab_od[called].sum())
-    return Polarity(*(float(od / n) if n >= _LEAST_PX else float("nan") for n, od in totals))
+    return Polarity(*(float(od / n) if n >= _MIN_PX else float("nan") for n, od in totals))
 
 
-def choose_rules(generator: Generator, sources: Sources | Pairs) -> CenterRules:
-    """Return the rules for finding cells that do best on rendered fields, by F1 over all of their tumour nuclei.
+def choose_rules(generator: Generator, data: TrainingData | PairTrainingData) -> CenterRules:
+    """Return the rules with the highest F1 over all tumour nuclei of rendered fields.
 
     Parameters
     ----------
     generator
         Of cell maps.
-    sources
-        Of which the rendered fields are looked at; the rules are the generator's own where there is no nucleus.
+    data
+        With rendered fields; without any, or without a nucleus in them, the rules are those of the generator.
     """
-    spec, pool = generator.spec, sources.pool
-    if pool is None:
+    spec, rendered = generator.spec, data.rendered
+    if rendered is None:
         return _center_rules(spec)
-    fields = range(len(pool))
+    fields = range(len(rendered))
     tried = [CenterRules(*each) for each in product(_THRESHOLDS, _RADII_UM, _SMOOTH_UM)]
     right, found = np.zeros(len(tried)), np.zeros(len(tried))
     true = 0
-    for number in fields[:: -(-len(fields) // _LOOKED_AT)]:
-        rgb, cells = pool.field(number)
+    for number in fields[:: -(-len(fields) // _SAMPLED)]:
+        rgb, cells = rendered.field(number)
         side = min(length - length % spec.multiple_px for length in cells.shape)
         center = generator(np.ascontiguousarray(rgb[:side, :side].transpose(2, 0, 1)[None]))[0]
         center = center[spec.channels.index("center")]
@@ -142,27 +143,27 @@ def write_trained(
     folder: Path,
     recipe: Recipe,
     settings: TrainSettings,
-    sources: Sources | Pairs,
+    data: TrainingData | PairTrainingData,
     spec: GeneratorSpec,
     *,
     name: str,
-    told: str,
+    note: str,
 ) -> Card:
-    """Write what was learnt as a model: its class channels are named by their DAB, its rules suit rendered fields.
+    """Write the trained model: its class channels are named by their DAB, its rules chosen on rendered fields.
 
     Parameters
     ----------
     folder
-        Of the model.
+        Folder of the model.
     recipe
-        Trained.
-    settings, sources
+        The trained recipe.
+    settings, data
         What it was trained with.
     spec
         What the generator reads and gives.
     name
-        What the model is called.
-    told
+        Name of the model.
+    note
         Sentence for the card: the command and how long it took.
 
     Raises
@@ -174,15 +175,15 @@ def write_trained(
     config, weights = own.config(**settings.config), recipe.weights()
     checked: str | None = None
     if isinstance(spec.rules, CenterRules):
-        spec = replace(spec, rules=choose_rules(own.build(config, spec, weights, "cpu"), sources))
-        spec, checked = _named_by_dab(own.build(config, spec, weights, "cpu"), sources)
+        spec = replace(spec, rules=choose_rules(own.build(config, spec, weights, "cpu"), data))
+        spec, checked = _named_by_dab(own.build(config, spec, weights, "cpu"), data)
     card = Card(
         name=name,
         family=settings.family,
         version="1",
         description=f"Trained by wsiscore train for {settings.steps} steps of {settings.batch}.",
         licence="That of the slides it was trained on.",
-        trained_on=f"{sources.in_words()} {told}",
+        trained_on=f"{data.summary()} {note}",
         spec=spec,
         config=dict(settings.config),
         polarity=checked,
@@ -190,28 +191,28 @@ def write_trained(
     return write_model(folder, card, weights)
 
 
-def _named_by_dab(generator: Generator, sources: Sources | Pairs) -> tuple[GeneratorSpec, str]:
-    """Return the spec with the class channels named by their DAB, and what was found in words."""
-    spec, tiles = generator.spec, _sample(sources, generator.spec)
+def _named_by_dab(generator: Generator, data: TrainingData | PairTrainingData) -> tuple[GeneratorSpec, str]:
+    """Return the spec with the class channels named by their DAB, and a sentence on it."""
+    spec, tiles = generator.spec, _sample(data, generator.spec)
     polarity = check_polarity(generator, tiles)
     if polarity.swapped:
         exchanged = {"positive": "negative", "negative": "positive"}
         spec = replace(spec, channels=tuple(exchanged.get(name, name) for name in spec.channels))
-    return spec, _polarity_in_words(polarity, len(tiles), "rendered" if sources.rendered else "real")
+    return spec, _polarity_sentence(polarity, len(tiles), data.kind)
 
 
-def _polarity_in_words(polarity: Polarity, n: int, kind: str) -> str:
+def _polarity_sentence(polarity: Polarity, n: int, kind: str) -> str:
     if not polarity.certain:
         return "unchecked"
     brown, other = sorted((polarity.positive_od, polarity.negative_od), reverse=True)
     found = f"on {n} {kind} tiles the cells called positive hold {brown:.2f} OD of DAB, the negative ones {other:.2f}"
-    return f"{found}; learnt the other way round, the channels were exchanged" if polarity.swapped else found
+    return f"{found}; trained the other way round, the channels were exchanged" if polarity.swapped else found
 
 
-def _sample(sources: Sources | Pairs, spec: GeneratorSpec) -> Picture:
+def _sample(data: TrainingData | PairTrainingData, spec: GeneratorSpec) -> Picture:
     """Return (N, 3, H, W): evenly spread tiles, as many pixels of each as the generator can take."""
     tiles = []
-    for tile in sources.examples(_LOOKED_AT):
+    for tile in data.examples(_SAMPLED):
         side = min(spec.tile_px, *(length - length % spec.multiple_px for length in tile.shape[:2]))
         tiles.append(tile[:side, :side].transpose(2, 0, 1))
     return np.stack(tiles)

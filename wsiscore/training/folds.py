@@ -1,4 +1,4 @@
-"""Which tiles are trained on and which are kept for testing: by case, so that no case is on both sides."""
+"""Which tiles are trained on and which are kept for testing, split by case: no case is on both sides."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 from wsiscore.errors import SlideError
 from wsiscore.files import replacing
 
-__all__ = ["Case", "Split", "read_cases", "slide_of_tile", "split_by_case", "write_split"]
+__all__ = ["SlideCase", "Split", "read_slide_cases", "slide_of_tile", "split_by_case", "write_split"]
 
 _COLUMNS = ("slide", "case")
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class SlideCase:
     """The case a slide belongs to, and its date as text that sorts (2018-05-31), empty if not known."""
 
     name: str
@@ -27,19 +27,19 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Tiles on either side, sorted."""
+    """Tiles to train on and tiles kept for testing, sorted."""
 
     train: tuple[Path, ...]
     test: tuple[Path, ...] = ()
 
 
 def slide_of_tile(tile: Path) -> str:
-    """Return the stem of a tile's slide, from ``<stem>/tiles/<tile>.png`` as `wsiscore tile --save png` lays them."""
+    """Return the stem of a tile's slide, from ``<stem>/tiles/<tile>.png`` as `wsiscore tile --save png` writes it."""
     return tile.parent.parent.name if tile.parent.name == "tiles" else tile.parent.name
 
 
-def read_cases(path: Path) -> dict[str, Case]:
-    """Read which case a slide belongs to.
+def read_slide_cases(path: Path) -> dict[str, SlideCase]:
+    """Read the case of each slide.
 
     Parameters
     ----------
@@ -57,19 +57,21 @@ def read_cases(path: Path) -> dict[str, Case]:
     except (OSError, ValueError) as error:
         raise SlideError(f"{path} cannot be read as a table of cases: {error}") from error
     if not rows or any(row.get(column) is None for row in rows for column in _COLUMNS):
-        raise SlideError(f"{path} is no table of cases; wanted a CSV with the columns slide, case and perhaps date")
-    return {row["slide"]: Case(row["case"], row.get("date") or "") for row in rows}
+        raise SlideError(
+            f"{path} is not a table of cases; wanted a CSV with the columns slide, case and, if known, date"
+        )
+    return {row["slide"]: SlideCase(row["case"], row.get("date") or "") for row in rows}
 
 
 def split_by_case(
     tiles: Sequence[Path],
     *,
     slide_of: Callable[[Path], str] = slide_of_tile,
-    cases: Mapping[str, Case] | None = None,
+    cases: Mapping[str, SlideCase] | None = None,
     folds: int = 0,
     fold: int = 0,
     order: str = "random",
-    test_share: float = 0.0,
+    test_fraction: float = 0.0,
     seed: int = 0,
     unique: int | None = None,
 ) -> Split:
@@ -80,19 +82,20 @@ def split_by_case(
     tiles
         Pictures.
     slide_of
-        Tells of which slide a tile is.
+        Returns the slide of a tile.
     cases
         Slide -> case; without it every slide is a case.
     folds, fold
-        Keep part `fold`, from 0, of `folds` equal parts for testing (the paper's table 7); 0 folds: see `test_share`.
+        Keep part `fold`, from 0, of `folds` equal parts for testing (table 7 of the paper); 0 folds: `test_fraction`.
+        With one seed, the parts of all folds are disjoint and together hold all cases.
     order
-        ``random``, or ``chronological``: the latest cases are kept for testing (the paper's tables 1 and 2).
-    test_share
-        Share of the cases kept for testing.
+        ``random``, or ``chronological``: the latest cases are kept for testing (tables 1 and 2 of the paper).
+    test_fraction
+        Fraction of the cases kept for testing.
     seed
-        Of the random order.
+        Of the order of cases and of the choice of `unique` tiles; not that of the training.
     unique
-        Keep no more than this many tiles to train on (the paper's table 6).
+        Keep no more than this many tiles to train on (table 6 of the paper).
 
     Raises
     ------
@@ -101,8 +104,10 @@ def split_by_case(
     ValueError
         If a number lies out of range.
     """
-    if not 0 <= test_share < 1 or folds < 0 or folds == 1 or (folds and not 0 <= fold < folds):
-        raise ValueError(f"wanted 0 <= fold < folds and 0 <= test_share < 1, got {fold}, {folds} and {test_share}")
+    if not 0 <= test_fraction < 1 or folds < 0 or folds == 1 or (folds and not 0 <= fold < folds):
+        raise ValueError(
+            f"wanted 0 <= fold < folds and 0 <= test_fraction < 1, got {fold}, {folds} and {test_fraction}"
+        )
     of = {tile: _case(slide_of(tile), cases) for tile in sorted(tiles)}
     dates: dict[str, str] = {}
     for case in of.values():
@@ -117,13 +122,13 @@ def split_by_case(
     if folds:
         kept = set(np.array_split(np.array(names, dtype=object), folds)[fold])
     else:
-        kept = set(names[len(names) - round(test_share * len(names)) :])
+        kept = set(names[len(names) - round(test_fraction * len(names)) :])
     split = Split(*(tuple(t for t in of if (of[t].name in kept) == side) for side in (False, True)))
     if unique is not None and unique < len(split.train):
         picked = np.random.default_rng(seed).permutation(len(split.train))[:unique]
         split = Split(tuple(split.train[i] for i in sorted(picked.tolist())), split.test)
-    if not split.train or ((folds or test_share) and not split.test):
-        raise SlideError(f"{len(names)} cases cannot be split so; give more slides or a smaller share")
+    if not split.train or ((folds or test_fraction) and not split.test):
+        raise SlideError(f"{len(names)} cases cannot be split in this way; give more slides or a smaller fraction")
     return split
 
 
@@ -136,9 +141,9 @@ def write_split(path: Path, split: Split, slide_of: Callable[[Path], str] = slid
             rows.writerows([slide_of(tile), str(tile), part] for tile in tiles)
 
 
-def _case(slide: str, cases: Mapping[str, Case] | None) -> Case:
+def _case(slide: str, cases: Mapping[str, SlideCase] | None) -> SlideCase:
     if cases is None:
-        return Case(slide)
+        return SlideCase(slide)
     if slide not in cases:
         raise SlideError(f"the table of cases has no line for slide {slide!r}")
     return cases[slide]

@@ -1,4 +1,4 @@
-"""Aligned pictures: the same place in several stains, from files or rendered, cut and turned alike."""
+"""Training data of families that learn from aligned pictures: one place in several stains, from files or rendered."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from wsiscore.slide.slide import Slide
 from wsiscore.tiles import TileList
 from wsiscore.training.augment import crop
 from wsiscore.training.folds import slide_of_tile
-from wsiscore.training.prepare import Pool
+from wsiscore.training.prepare import RenderedDataset
 
-__all__ = ["Aligned", "PairDraws", "Pairs", "find_pairs", "find_slides", "tile_alike"]
+__all__ = ["AlignedFiles", "PairSampler", "PairTrainingData", "find_aligned", "find_aligned_slides", "tile_aligned"]
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _BESIDE = (".geojson", ".json", ".xml", ".annotations", ".csv", ".txt")  # what may lie beside slides
@@ -33,15 +33,15 @@ Derived = Callable[[Mapping[str, Picture]], Mapping[str, Picture]]
 
 
 @dataclass(frozen=True, slots=True)
-class Aligned:
-    """One place in several pictures.
+class AlignedFiles:
+    """Files of one place in several pictures.
 
     Parameters
     ----------
     files
         A file for each picture; or a single one, a strip, with all of them side by side.
     slide
-        What it is of, for splits by case.
+        Name of its slide, for splits by case.
     """
 
     files: tuple[Path, ...]
@@ -73,8 +73,8 @@ class Aligned:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """What a family that learns from aligned pictures draws from: files where there are some, else a rendered pool.
+class PairTrainingData:
+    """What a family that learns from aligned pictures is trained on: files, or a rendered dataset.
 
     Parameters
     ----------
@@ -82,15 +82,15 @@ class Pairs:
         Of the pictures, the input first.
     sets
         Aligned files.
-    pool
-        Rendered with these names as stains; None where there are files.
+    rendered
+        Fields rendered with these names as stains; None where there are files.
     derived
-        The family's own pictures, computed of the others.
+        `Family.derived`: computes further pictures from an aligned set.
     """
 
     names: tuple[str, ...]
-    sets: tuple[Aligned, ...] = ()
-    pool: Pool | None = None
+    sets: tuple[AlignedFiles, ...] = ()
+    rendered: RenderedDataset | None = None
     derived: Derived | None = None
 
     @property
@@ -99,34 +99,34 @@ class Pairs:
         return ()
 
     @property
-    def rendered(self) -> bool:
-        """Whether all that is drawn is rendered."""
-        return self.pool is not None
+    def kind(self) -> str:
+        """``rendered``, or ``real`` for files."""
+        return "rendered" if self.rendered else "real"
 
     def __len__(self) -> int:
-        return len(self.pool) if self.pool else len(self.sets)
+        return len(self.rendered) if self.rendered else len(self.sets)
 
     def read(self, number: int) -> list[Picture]:
         """Return the pictures of one place, in the order of `names`."""
-        if self.pool is None:
+        if self.rendered is None:
             return self.sets[number].read(self.names)
-        return [self.pool.array(number, name) for name in self.names]
+        return [self.rendered.array(number, name) for name in self.names]
 
-    def draws(self, _: object, *, batch: int, crop_px: int, seed: int, first: int) -> PairDraws:
+    def sampler(self, _: object, *, batch: int, crop_px: int, seed: int, first: int) -> PairSampler:
         """Return the batches of a training, whatever its recipe."""
-        return PairDraws(self, batch, crop_px, seed, first)
+        return PairSampler(self, batch, crop_px, seed, first)
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return what decides the batches, JSON-ready."""
         return {
             "names": list(self.names),
-            "pool": asdict(self.pool.settings) if self.pool else None,
+            "rendered": asdict(self.rendered.settings) if self.rendered else None,
             "sets": [[str(file) for file in one.files] for one in self.sets],
         }
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """Return a sentence for the card."""
-        kind = f"rendered ones (seed {self.pool.settings.seed})" if self.pool else "files"
+        kind = f"rendered ones (seed {self.rendered.settings.seed})" if self.rendered else "files"
         return f"Trained on {len(self)} sets of aligned pictures ({', '.join(self.names)}), {kind}."
 
     def examples(self, most: int) -> Iterator[Picture]:
@@ -136,50 +136,50 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True)
-class PairDraws(Dataset[dict[str, Tensor]]):
-    """Batches by the number of their step.
+class PairSampler(Dataset[dict[str, Tensor]]):
+    """Batches by step number.
 
     Parameters
     ----------
-    pairs
-        What is drawn from.
+    data
+        What is sampled.
     batch, crop_px
-        Items a batch, and the side of each.
+        Items per batch, and the side of each.
     seed
-        Of all that is drawn.
+        Of all random choices.
     first
-        Number of the first item in the step: other processes of the training draw the items before.
+        Number of the first item within the step: other processes of the training sample the items before it.
     """
 
-    pairs: Pairs
+    data: PairTrainingData
     batch: int
     crop_px: int
     seed: int
     first: int = 0
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        """Return one step's batch, name -> (B, C, crop, crop) uint8: all names and all that is derived of them."""
+        """Return the batch of a step, name -> (B, C, crop, crop) uint8: the names and what is derived from them."""
         cv2.setNumThreads(1)
         items = [self._item(np.random.default_rng([self.seed, step, self.first + i])) for i in range(self.batch)]
         return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
 
     def _item(self, rng: np.random.Generator) -> dict[str, Picture]:
-        pairs = self.pairs
-        number = int(rng.integers(len(pairs)))
-        pictures = pairs.read(number)
+        data = self.data
+        number = int(rng.integers(len(data)))
+        pictures = data.read(number)
         if min(pictures[0].shape[:2]) < self.crop_px:
-            what = pairs.sets[number].files[0] if pairs.sets else "a rendered field"
+            what = data.sets[number].files[0] if data.sets else "a rendered field"
             size = f"{pictures[0].shape[1]} × {pictures[0].shape[0]} px"
             raise SlideError(f"{what} is {size}; wanted pictures of at least {self.crop_px} px a side")
         layers = crop(rng, np.concatenate(pictures, axis=2), self.crop_px)
         cut = {
-            name: np.ascontiguousarray(layers[..., 3 * i : 3 * i + 3], np.uint8) for i, name in enumerate(pairs.names)
+            name: np.ascontiguousarray(layers[..., 3 * i : 3 * i + 3], np.uint8) for i, name in enumerate(data.names)
         }
-        further = pairs.derived(cut) if pairs.derived else {}
+        further = data.derived(cut) if data.derived else {}
         return {name: _channels_first(picture) for name, picture in {**cut, **further}.items()}
 
 
-def find_pairs(path: Path, names: Sequence[str]) -> list[Aligned]:
+def find_aligned(path: Path, names: Sequence[str]) -> list[AlignedFiles]:
     """Find aligned pictures.
 
     Parameters
@@ -200,19 +200,19 @@ def find_pairs(path: Path, names: Sequence[str]) -> list[Aligned]:
         If there are none, or some have no counterpart.
     """
     if path.is_file():
-        return [Aligned((path,), path.stem)]
+        return [AlignedFiles((path,), path.stem)]
     if (alike := _by_name(path, names, _is_picture)) is not None:
-        found = [Aligned(files, _slide(key)) for key, files in alike.items()]
+        found = [AlignedFiles(files, _slide(key)) for key, files in alike.items()]
     else:
         strips = sorted(file for file in path.rglob("*") if _is_picture(file))
-        found = [Aligned((file,), _slide(file.relative_to(path).with_suffix(""))) for file in strips]
+        found = [AlignedFiles((file,), _slide(file.relative_to(path).with_suffix(""))) for file in strips]
     if not found:
         wanted = f"the sub-folders {', '.join(names)}, or strips of {len(names)} pictures side by side (PNG or JPEG)"
         raise SlideError(f"{path} holds no aligned pictures; wanted {wanted}")
     return found
 
 
-def find_slides(path: Path, names: Sequence[str]) -> list[tuple[Path, ...]]:
+def find_aligned_slides(path: Path, names: Sequence[str]) -> list[tuple[Path, ...]]:
     """Find aligned slides: files in the sub-folders `names` of a folder that are neither pictures nor annotations.
 
     Raises
@@ -226,7 +226,7 @@ def find_slides(path: Path, names: Sequence[str]) -> list[tuple[Path, ...]]:
     return list((slides or {}).values())
 
 
-def tile_alike(tiles: TileList, path: Path, folder: Path, mpp: float | None = None) -> None:
+def tile_aligned(tiles: TileList, path: Path, folder: Path, mpp: float | None = None) -> None:
     """Cut the tiles of one slide out of another that is aligned with it, into ``folder/<row>_<col>.png``.
 
     Parameters

@@ -1,8 +1,9 @@
-"""A pool of rendered fields on disk: painted once, by several processes, and drawn from for the whole training."""
+"""Rendered datasets: fields with known nuclei, rendered once by several processes and kept on disk."""
 
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -17,42 +18,44 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from wsiscore.errors import OutputError
+from wsiscore.files import locked, remove_parts, replacing
 from wsiscore.synthetic.appearance import Appearance
 from wsiscore.synthetic.field import FieldTruth, render_field
 from wsiscore.synthetic.ground import Layout
 from wsiscore.synthetic.pairs import render_pair
 from wsiscore.training.targets import OTHERS
 
-__all__ = ["PairPoolSettings", "Pool", "PoolSettings", "render_pool"]
+__all__ = ["DatasetSettings", "PairDatasetSettings", "RenderedDataset", "render_dataset"]
 
-_ABOUT = "pool.json"
+_SETTINGS = "dataset.json"
+_EARLIER = "pool.json"  # the same settings, as earlier versions wrote them
 _BLOCK = 16  # fields a file
-_RIM_UM = 14.0
-_GLIAL = 0.3  # share of fields whose tumour has small, long, pale nuclei
-_GHOSTLY = 0.3  # and of those where negative nuclei are large and hardly differ from a grey ground
-_VIOLET = 0.2  # and, of the others, where the stroma takes much hematoxylin, in blotches
+_MARGIN_UM = 14.0  # rendered around a field and cut off: nuclei centred outside have no known class
+_GLIAL = 0.3  # fraction of fields whose tumour has small, long, pale nuclei
+_PALE = 0.3  # fraction whose negative nuclei are large and hardly differ from a grey background
+_VIOLET = 0.2  # fraction of the other fields whose stroma takes much hematoxylin, in blotches
 _MAGNIFICATION = 0.1  # standard deviation of the logarithm of a field's scale
 _INDEX = (0.6, 1.1)  # of the beta distribution of the index: many fields near 0, some near 100 %
-_FINER = 0.35  # share of fields painted at a finer scale and averaged down, as slides are read
+_FINER = 0.35  # fraction of fields rendered at twice the resolution and averaged, as slides are read
 
 Picture = npt.NDArray[np.uint8]
 CellMap = npt.NDArray[np.int16]
 
 
 @dataclass(frozen=True, slots=True)
-class PoolSettings:
-    """What a pool holds; the same settings give the same pixels.
+class DatasetSettings:
+    """What a rendered dataset holds; the same settings give the same pixels.
 
     Parameters
     ----------
     fields
-        How many fields.
+        Number of fields.
     side_px
-        Their height and width.
+        Height and width of a field.
     mpp
-        Micrometres per pixel, about which each field's own lies.
+        Mean resolution, µm/px; each field varies about it.
     seed
-        Of the first field; the next ones follow from it.
+        Seed of all fields.
     """
 
     fields: int
@@ -62,35 +65,35 @@ class PoolSettings:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What a field consists of: its picture first, its cells last."""
+        """Names of the arrays of a field: the picture first, the cells last."""
         return ("rgb", "cells")
 
-    def paint(self, number: int) -> dict[str, npt.NDArray[Any]]:
-        """Return field `number`: (side, side, 3) pictures by name, and its cells as `Pool.field` gives them."""
+    def render(self, number: int) -> dict[str, npt.NDArray[Any]]:
+        """Return field `number`: (side, side, 3) pictures by name, and its cells as in `RenderedDataset.field`."""
         rng = np.random.default_rng([self.seed, number])
         mpp = self.mpp * float(np.exp(rng.normal(0, _MAGNIFICATION)))
         factor = 2 if rng.random() < _FINER else 1
-        rim = round(_RIM_UM / mpp)  # the class of nuclei centred outside is not known: they are cut off
-        painted = (self.side_px + 2 * rim) * factor
-        look, nests = _look(rng)
+        margin = round(_MARGIN_UM / mpp)
+        side = (self.side_px + 2 * margin) * factor
+        appearance, nests = _appearance(rng)
         index = 100 * float(rng.beta(*_INDEX))
-        layout = Layout.random(rng, painted, painted, mpp / factor)
+        layout = Layout.random(rng, side, side, mpp / factor)
         if not nests:
             layout = replace(layout, tumour=np.ones_like(layout.tumour))
-        field = render_field(rng, painted, painted, mpp / factor, appearance=look, index=index, layout=layout)
-        rgb = cv2.resize(field.rgb, (painted // factor, painted // factor), interpolation=cv2.INTER_AREA)
-        inner = np.s_[rim : rim + self.side_px, rim : rim + self.side_px]
+        field = render_field(rng, side, side, mpp / factor, appearance=appearance, index=index, layout=layout)
+        rgb = cv2.resize(field.rgb, (side // factor, side // factor), interpolation=cv2.INTER_AREA)
+        inner = np.s_[margin : margin + self.side_px, margin : margin + self.side_px]
         return {"rgb": rgb[inner].astype(np.uint8), "cells": _cells(field)[::factor, ::factor][inner]}
 
 
 @dataclass(frozen=True, slots=True)
-class PairPoolSettings(PoolSettings):
-    """What a pool of aligned pictures holds.
+class PairDatasetSettings(DatasetSettings):
+    """What a rendered dataset of aligned pictures holds.
 
     Parameters
     ----------
     stains
-        Names of the pictures, of `wsiscore.rendering.STAINS`; the input first.
+        Names of the pictures, of `wsiscore.synthetic.stains.STAINS`; the input first.
     """
 
     stains: tuple[str, ...]
@@ -100,29 +103,29 @@ class PairPoolSettings(PoolSettings):
         """The stains, and the cells last."""
         return (*self.stains, "cells")
 
-    def paint(self, number: int) -> dict[str, npt.NDArray[Any]]:
+    def render(self, number: int) -> dict[str, npt.NDArray[Any]]:
         """Return field `number` in every stain, and its cells."""
         rng = np.random.default_rng([self.seed, number])
         mpp = self.mpp * float(np.exp(rng.normal(0, _MAGNIFICATION)))
-        rim = round(_RIM_UM / mpp)
-        pair = render_pair(rng, *(self.side_px + 2 * rim,) * 2, mpp, self.stains)
-        inner = np.s_[rim : rim + self.side_px, rim : rim + self.side_px]
+        margin = round(_MARGIN_UM / mpp)
+        pair = render_pair(rng, *(self.side_px + 2 * margin,) * 2, mpp, self.stains)
+        inner = np.s_[margin : margin + self.side_px, margin : margin + self.side_px]
         return {name: picture[inner] for name, picture in pair.pictures.items()} | {"cells": _cells(pair)[inner]}
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """A rendered pool, read from disk as it is needed.
+class RenderedDataset:
+    """Rendered fields on disk, read as they are needed.
 
     Parameters
     ----------
     settings
         What it holds.
     folder
-        Where.
+        Where it is.
     """
 
-    settings: PoolSettings
+    settings: DatasetSettings
     folder: Path
 
     def __len__(self) -> int:
@@ -134,95 +137,122 @@ class Pool:
         return self.array(number, names[0]), self.array(number, names[-1])
 
     def array(self, number: int, name: str) -> npt.NDArray[Any]:
-        """Return one of the arrays of a field, as `PoolSettings.paint` names them."""
+        """Return one array of a field, by its name in `DatasetSettings.render`."""
         block, row = divmod(number, _BLOCK)
         array: npt.NDArray[Any] = np.load(self.folder / f"{block:05d}.{name}.npy", mmap_mode="r")[row]
         return array
 
 
-def render_pool(folder: Path, settings: PoolSettings, *, workers: int = 1, progress: bool = False) -> Pool:
-    """Render a pool, or what is missing of it.
+def render_dataset(
+    folder: Path, settings: DatasetSettings, *, workers: int = 1, progress: bool = False
+) -> RenderedDataset:
+    """Render a dataset, or what is missing of it; one process at a time does.
 
     Parameters
     ----------
     folder
-        Where it lies or is to lie.
+        Where it is, or is written to.
     settings
         What it holds.
     workers
-        Processes to render with.
+        Number of processes.
     progress
         Whether to show progress on a terminal.
 
     Raises
     ------
     OutputError
-        If the folder holds a pool of other settings, or cannot be written.
+        If the folder holds a dataset of other settings, or cannot be written.
     """
-    about = json.dumps(asdict(settings))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / _ABOUT
-        if path.exists() and path.read_text(encoding="utf-8") != about:
-            raise OutputError(f"{folder} holds rendered fields of other settings; give another folder")
-        path.write_text(about, encoding="utf-8")
-        missing = [b for b in range(-(-settings.fields // _BLOCK)) if not (folder / f"{b:05d}.cells.npy").exists()]
-        bar = tqdm(total=len(missing), desc="rendering", unit="block", disable=None if progress else True)
-        with bar:
-            for _ in _each(partial(_render_block, folder, settings), missing, workers):
-                bar.update()
+        with locked(folder):
+            remove_parts(folder)
+            _check_settings(folder, settings)
+            blocks = range(-(-settings.fields // _BLOCK))
+            missing = [block for block in blocks if not (folder / f"{block:05d}.cells.npy").exists()]
+            bar = tqdm(total=len(missing), desc="rendering", unit="block", disable=None if progress else True)
+            with bar:
+                for _ in _each(partial(_render_block, folder, settings), missing, workers):
+                    bar.update()
     except OSError as error:
         if isinstance(error, OutputError):
             raise
         raise OutputError(f"{folder} cannot be written: {error}; give another folder") from error
-    return Pool(settings, folder)
+    return RenderedDataset(settings, folder)
+
+
+def _check_settings(folder: Path, settings: DatasetSettings) -> None:
+    """Raise an OutputError if the folder holds other settings; write them if it holds none."""
+    asked = json.loads(json.dumps(asdict(settings)))
+    path = next((folder / name for name in (_SETTINGS, _EARLIER) if (folder / name).exists()), None)
+    if path is None:
+        with replacing(folder / _SETTINGS) as part:
+            part.write_text(json.dumps(asked), encoding="utf-8")
+        return
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        held = None
+    if not isinstance(held, dict):
+        raise OutputError(f"{path} holds no settings of a rendered dataset; delete {folder} or give another folder")
+    for name in sorted(held.keys() | asked.keys()):
+        if held.get(name) != asked.get(name):
+            found = f"{name} {held.get(name)}, wanted {asked.get(name)}"
+            raise OutputError(f"{folder} holds rendered fields of other settings ({found}); give another folder")
 
 
 def _each(work: partial[None], blocks: list[int], workers: int) -> Iterator[None]:
     if workers < 2 or len(blocks) < 2:
         yield from map(work, blocks)
         return
-    # A forked child of a process with threads may hang, so it starts afresh.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+    # A forked child of a process with threads may hang, so the children are spawned.
+    executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupt)
+    try:
         for future in as_completed([executor.submit(work, block) for block in blocks]):
             yield future.result()
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
-def _render_block(folder: Path, settings: PoolSettings, block: int) -> None:
+def _ignore_interrupt() -> None:
+    """Leave Ctrl-C, which reaches all processes of a terminal, to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _render_block(folder: Path, settings: DatasetSettings, block: int) -> None:
     cv2.setNumThreads(1)
     last = min((block + 1) * _BLOCK, settings.fields)
-    fields = [settings.paint(number) for number in range(block * _BLOCK, last)]
-    for name in settings.names:  # the cells last: they mark it done
-        part = folder / f".{block:05d}.{name}.npy"
-        np.save(part, np.stack([field[name] for field in fields]))
-        part.replace(folder / f"{block:05d}.{name}.npy")
+    fields = [settings.render(number) for number in range(block * _BLOCK, last)]
+    for name in settings.names:  # the cells last: they mark the block as done
+        with replacing(folder / f"{block:05d}.{name}.npy") as part, part.open("wb") as file:
+            np.save(file, np.stack([field[name] for field in fields]))
 
 
-def _look(rng: np.random.Generator) -> tuple[Appearance, bool]:
-    """Draw a look, and whether its tumour grows in nests amid stroma or everywhere.
+def _appearance(rng: np.random.Generator) -> tuple[Appearance, bool]:
+    """Return a random appearance, and whether its tumour grows in nests in stroma or everywhere.
 
-    Some looks are of tumours that `Appearance.random` seldom draws and laboratories often see.
+    Some are of tumours that `Appearance.random` seldom gives and laboratories often see.
     """
-    look = Appearance.random(rng, float(rng.uniform(0.3, 1)))
+    appearance = Appearance.random(rng, float(rng.uniform(0.3, 1)))
     kind = rng.random()
     if kind < _GLIAL:
-        return _glial(rng, look), False
-    if kind < _GLIAL + _GHOSTLY:
-        return _ghostly(rng, look), False
+        return _glial(rng, appearance), False
+    if kind < _GLIAL + _PALE:
+        return _pale(rng, appearance), False
     if rng.random() < _VIOLET:
-        look = replace(look, stroma_od=float(rng.uniform(0.03, 0.13)), texture=float(rng.uniform(0.5, 1)))
-    return look, True
+        appearance = replace(appearance, stroma_od=float(rng.uniform(0.03, 0.13)), texture=float(rng.uniform(0.5, 1)))
+    return appearance, True
 
 
-def _glial(rng: np.random.Generator, look: Appearance) -> Appearance:
-    """Return a look with nuclei that are small, long, irregular and pale, as a glioma's."""
+def _glial(rng: np.random.Generator, appearance: Appearance) -> Appearance:
+    """Return an appearance with small, long, irregular and pale nuclei, as in glioma."""
     return replace(
-        look,
+        appearance,
         diameter_um=float(rng.uniform(4, 8.5)),
         diameter_spread=float(rng.uniform(0.15, 0.3)),
         elongation=float(rng.uniform(0.3, 1.2)),
         irregularity=float(rng.uniform(0.03, 0.1)),
-        nuclear_od=look.nuclear_od * float(rng.uniform(0.45, 1)),
+        nuclear_od=appearance.nuclear_od * float(rng.uniform(0.45, 1)),
         density_mm2=float(rng.uniform(2500, 6000)),
         stroma_mm2=float(rng.uniform(50, 500)),
         ghosts_mm2=0.0,  # what is blurred there is a nucleus
@@ -230,11 +260,11 @@ def _glial(rng: np.random.Generator, look: Appearance) -> Appearance:
     )
 
 
-def _ghostly(rng: np.random.Generator, look: Appearance) -> Appearance:
-    """Return a look with vesicular negative nuclei so pale that little but their edge and nucleoli is seen."""
+def _pale(rng: np.random.Generator, appearance: Appearance) -> Appearance:
+    """Return an appearance with vesicular negative nuclei, so pale that little but edge and nucleoli is seen."""
     level = float(rng.uniform(170, 240))
     return replace(
-        look,
+        appearance,
         glass=(level, level * float(rng.uniform(0.97, 1.01)), level * float(rng.uniform(0.95, 1.02))),
         diameter_um=float(rng.uniform(7, 14)),
         diameter_spread=float(rng.uniform(0.12, 0.22)),
