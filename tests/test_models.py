@@ -52,6 +52,7 @@ specs = st.builds(
     st.floats(0, 1),
     st.floats(0.1, 50),
 )
+MEASURED = {"set": "x", "metric": "y", "value": 1.0, "command": "z"}
 measurements = st.builds(Measurement, texts, texts, st.floats(allow_nan=False, allow_infinity=False) | texts, texts)
 cards = st.builds(
     Card,
@@ -63,7 +64,8 @@ cards = st.builds(
     trained_on=texts,
     spec=specs,
     config=st.dictionaries(texts, st.integers() | texts | st.booleans(), max_size=3),
-    measured_on=st.lists(measurements, max_size=3).map(tuple),
+    chosen_on=st.lists(measurements, max_size=3).map(tuple),
+    tested_on=st.lists(measurements, max_size=3).map(tuple),
     polarity=st.none() | texts,
 ).map(lambda card: replace(card, spec=replace(card.spec, family=card.family)))
 
@@ -247,7 +249,8 @@ def test_a_card_that_lacks_or_mistypes_a_rule_says_which(model, rule):
         (lambda data: data["spec"].update(tile_px=100), "'spec' is wrong: tiles of 100 px"),
         (lambda data: data["spec"].update(multiple_px=0), "'spec' is wrong"),
         (lambda data: data["spec"]["rules"].update(threshold=2), "'spec' is wrong: threshold must be a number in"),
-        (lambda data: data.update(measured_on=[{"set": "x"}]), "'measured_on': the key 'metric' is missing"),
+        (lambda data: data.update(tested_on=[{"set": "x"}]), "'tested_on': the key 'metric' is missing"),
+        (lambda data: data.update(chosen_on=[{**MEASURED, "errors": ["x"]}]), "'errors' .* must be a list of numbers"),
         (lambda data: data["weights"].update(file="../x"), r"'weights\.file' is a file beside the card"),
     ],
 )
@@ -427,7 +430,7 @@ def test_list_has_a_line_for_each_model_and_each_family_without():
 
 def test_info_says_what_the_card_says(model):
     measured = (Measurement("glioma", "F1", 0.85, "wsiscore evaluate cells"),)
-    card = write_model(model, replace(CARD, measured_on=measured), {"x": np.zeros(1)})
+    card = write_model(model, replace(CARD, tested_on=measured), {"x": np.zeros(1)})
     text = run("info", model).stdout
     for part in ("small", "A test.", "glioma: F1 0.85", "0.5 µm/px", "width=4, blocks=1", card.weights.sha256):
         assert part in text
@@ -466,3 +469,15 @@ def test_an_option_under_both_names_is_refused(model):
     edit(model, lambda data: data["config"].update(judge_width=8))
     with pytest.raises(ModelError, match="'judge_width' and 'discriminator_width' are the same option"):
         load_model(model, "cpu")
+
+
+def test_what_an_earlier_card_measured_is_not_taken_for_a_test(model):
+    def earlier(data):
+        del data["tested_on"]
+        data.pop("chosen_on")
+        data["measured_on"] = [{**MEASURED, "metric": "mean absolute error of the index, points"}]
+
+    edit(model, earlier)
+    card = read_card(model)
+    assert len(card.chosen_on) == 1
+    assert (card.tested_on, card.index_errors) == ((), {})

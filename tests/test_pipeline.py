@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from wsiscore.errors import MosaicError
-from wsiscore.models.card import read_card
-from wsiscore.models.store import find_model
+from wsiscore.models.card import Measurement, read_card
+from wsiscore.models.store import find_model, write_model
 from wsiscore.pipeline.options import ScoreOptions
 from wsiscore.pipeline.steps import score_slide
 
@@ -36,8 +36,11 @@ def test_what_was_laid_keeps_its_resolution(rendered: Path, tmp_path: Path, name
 
 
 def test_the_record_quotes_the_card_where_it_was_followed(rendered: Path, tmp_path: Path) -> None:
-    known = read_card(find_model("hdab")).index_errors
-    settings = ScoreOptions(model="hdab", out=tmp_path)
+    card = read_card(find_model("hdab"))
+    tested = Measurement("a set", "mean absolute error of the index, points", 3.5, "by hand")
+    write_model(tmp_path / "model", replace(card, tested_on=(tested,)), None)
+    known = {"a set": 3.5}
+    settings = ScoreOptions(model=str(tmp_path / "model"), out=tmp_path)
     mosaic = tmp_path / "rendered" / "mosaic.ome.zarr"
     for path, chosen, quoted in (
         (rendered, settings, known),

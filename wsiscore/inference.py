@@ -189,6 +189,7 @@ def _open_mosaic(
             generator = generator.for_slide(sample.transpose(0, 3, 1, 2))
     measured = {
         "polarity": model.card.polarity,
+        "index_errors": model.card.index_errors,
         "stain": stain.to_json(),
         "pink_share": round(pink_share(sample, stain.white), 4),
         "found": generator.settings if isinstance(generator, SlideAdaptive) and len(sample) else {},

@@ -83,12 +83,17 @@ def _description(card: Card) -> str:
     spec = card.spec
     rules = spec.rules.to_json() if spec.rules else {}
     told = ", ".join(f"{name} {'found on the slide' if rule is None else f'{rule:g}'}" for name, rule in rules.items())
-    measured = [f"{m.set}: {m.metric} {m.value}  ({m.command})" for m in card.measured_on]
+    measured = [
+        (label if not index else "", f"{each.set}: {each.metric} {each.value}  ({each.command})")
+        for label, entries in (("chosen on", card.chosen_on), ("tested on", card.tested_on))
+        for index, each in enumerate(entries)
+    ]
     lines = [
         ("name", f"{card.name}, version {card.version}, family {card.family}"),
         ("what", card.description),
         ("trained on", card.trained_on),
-        *((("measured on" if index == 0 else ""), text) for index, text in enumerate(measured or ["nothing yet"])),
+        *measured,
+        *(() if card.tested_on else (("tested on", "nothing that its weights or rules were not chosen by"),)),
         ("reads", f"{spec.mpp:g} µm/px, tiles of {spec.tile_px} px or another multiple of {spec.multiple_px} px"),
         ("margin", f"{spec.margin_px} px of a tile are read but not kept"),
         ("gives", f"{', '.join(spec.channels)} as {spec.dtype}"),

@@ -19,7 +19,8 @@ _NUMBER = (int, float)
 _TEXTS = ("name", "family", "version", "description", "licence", "trained_on")
 _CARD_KEYS = dict.fromkeys(_TEXTS, (str,)) | {
     "polarity": (str, type(None)),
-    "measured_on": (list,),
+    "chosen_on": (list,),
+    "tested_on": (list,),
     "config": (dict,),
     "spec": (dict,),
     "weights": (dict, type(None)),
@@ -49,12 +50,15 @@ class Measurement:
         On what, in which measure and unit, how much.
     command
         The command that measured it.
+    errors
+        Of an index, its absolute error on each image of the set, in points; empty if they are not known one by one.
     """
 
     set: str
     metric: str
     value: float | str
     command: str
+    errors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,11 @@ class Card:
         What the generator reads and gives, with the defaults for finding cells.
     config
         The family's `Config`, by field; fields left out have their default.
-    measured_on
-        What it reached, and where; a report quotes what has the metric "mean absolute error of the index, points".
+    chosen_on
+        What it reached on sets that its weights, thresholds or training data were chosen by.
+    tested_on
+        What it reached on sets that nothing was chosen by; a report quotes, of these alone, what has the metric "mean
+        absolute error of the index, points".
     weights
         None for a family without any.
     polarity
@@ -98,15 +105,16 @@ class Card:
     trained_on: str
     spec: GeneratorSpec
     config: Mapping[str, Any]
-    measured_on: tuple[Measurement, ...] = ()
+    chosen_on: tuple[Measurement, ...] = ()
+    tested_on: tuple[Measurement, ...] = ()
     weights: Weights | None = None
     polarity: str | None = "unchecked"
     folder: Path | None = None
 
     @property
     def index_errors(self) -> dict[str, float]:
-        """By how many points the index was off on average, by set; a report quotes them."""
-        quoted = (entry for entry in self.measured_on if entry.metric == _INDEX_ERROR)
+        """By how many points the index was off on average, by set that nothing was chosen by; a report quotes them."""
+        quoted = (entry for entry in self.tested_on if entry.metric == _INDEX_ERROR)
         return {entry.set: entry.value for entry in quoted if not isinstance(entry.value, str)}
 
     def provenance(self) -> dict[str, str | None]:
@@ -134,11 +142,15 @@ def read_card(folder: Path) -> Card:
         raise ModelError(f"{folder} is not a model: it has no readable {CARD}") from error
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
+    if isinstance(data, dict) and "measured_on" in data:  # of an earlier version, which did not say which it was
+        data = {**{key: value for key, value in data.items() if key != "measured_on"}, "tested_on": []}
+        data["chosen_on"] = json.loads(path.read_text(encoding="utf-8"))["measured_on"]
     _check(data, _CARD_KEYS, str(path))
     return Card(
         **{key: data[key] for key in (*_TEXTS, "polarity", "config")},
         spec=_read_spec(data["spec"], data["family"], str(path)),
-        measured_on=tuple(_read_measurement(entry, str(path)) for entry in data["measured_on"]),
+        chosen_on=_read_measurements(data, "chosen_on", str(path)),
+        tested_on=_read_measurements(data, "tested_on", str(path)),
         weights=_read_weights_entry(data["weights"], str(path)),
         folder=folder,
     )
@@ -169,9 +181,17 @@ def _read_rules(data: Mapping[str, Any], channels: Iterable[str]) -> Rules | Non
     return None
 
 
-def _read_measurement(data: Any, where: str) -> Measurement:
-    _check(data, _MEASUREMENT_KEYS, f"{where}: an entry of 'measured_on'")
-    return Measurement(**data)
+def _read_measurements(data: Mapping[str, Any], key: str, where: str) -> tuple[Measurement, ...]:
+    return tuple(_read_measurement(entry, key, where) for entry in data[key])
+
+
+def _read_measurement(data: Any, key: str, where: str) -> Measurement:
+    known = {name: value for name, value in data.items() if name != "errors"} if isinstance(data, dict) else data
+    _check(known, _MEASUREMENT_KEYS, f"{where}: an entry of {key!r}")
+    errors = data.get("errors", [])
+    if not isinstance(errors, list) or not all(isinstance(value, int | float) for value in errors):
+        raise ModelError(f"{where}: 'errors' of an entry of {key!r} must be a list of numbers")
+    return Measurement(**known, errors=tuple(float(value) for value in errors))
 
 
 def _read_weights_entry(data: Any, where: str) -> Weights | None:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiscore.cells.rules import Rules
 from wsiscore.errors import ModelError, OutputError
 from wsiscore.files import replacing
 from wsiscore.models.card import CARD, Card, Weights, card_json, read_card
@@ -28,7 +27,6 @@ __all__ = [
     "default_model",
     "find_model",
     "import_published",
-    "index_errors",
     "load_model",
     "model_names",
     "read_card",
@@ -77,29 +75,6 @@ def find_model(model: str | Path) -> Path:
         there = ", ".join(model_names()) or "none"
         raise ModelError(f"no model or folder is called '{model}'; models there are: {there}")
     return Path(model)
-
-
-def index_errors(model: str | Path, made_by: Mapping[str, Any], rules: Rules) -> dict[str, float]:
-    """Return what a model's card says of its index, if that holds for a result.
-
-    Parameters
-    ----------
-    model
-        As in `find_model`.
-    made_by
-        What the result says of its model, as `Card.provenance`.
-    rules
-        By which its cells were found.
-
-    Returns
-    -------
-    `Card.index_errors`; nothing if the model is not there, is another by now, or its own rules are others.
-    """
-    try:
-        card = read_card(find_model(model))
-    except ModelError:
-        return {}
-    return card.index_errors if (card.provenance(), card.spec.rules) == (made_by, rules) else {}
 
 
 def write_model(folder: Path, card: Card, weights: Mapping[str, Any] | None) -> Card:

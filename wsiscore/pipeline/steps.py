@@ -23,7 +23,7 @@ from wsiscore.files import locked, one_line, replacing, write_png
 from wsiscore.inference import infer_tiles
 from wsiscore.models.card import read_card
 from wsiscore.models.contract import Maps
-from wsiscore.models.store import Model, default_model, find_model, index_errors, load_model
+from wsiscore.models.store import Model, default_model, find_model, load_model
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.pipeline.job import MOSAIC, TILES, Job, claim, open_job, stem_of
 from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
@@ -107,7 +107,8 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
             virtual=job.slide.virtual,
         )
         _warn(job.slide.path.name, mosaic)
-        errors = {} if job.slide.virtual else index_errors(options.model or model, mosaic.about["model"], rules)
+        known = not job.slide.virtual and rules == rules_of(mosaic)  # of a stained slide, by the model's own rules
+        errors = mosaic.about.get("index_errors", {}) if known else {}
         job.record.note("model", {**mosaic.about["model"], "index_errors": errors})
         job.record.note("settings", {"cutoff": options.cutoff, **applied.to_json()})
         _write_results(job, rois, cells, score, csv=options.csv)
