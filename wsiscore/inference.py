@@ -27,11 +27,11 @@ from wsiscore.mosaic import Identity, Mosaic, Shard, TileState
 from wsiscore.regions import Roi
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import Stain, dab_od_map, pink_share
-from wsiscore.tiles import Tile, TileList
+from wsiscore.tiles import Tile, TileGrid, TileList
 
 __all__ = ["ARITHMETIC", "DAB_CHANNEL", "infer", "infer_tiles"]
 
-ARITHMETIC = 2
+ARITHMETIC = 3
 """Version of the computation from pixels to maps; a change of it makes every mosaic stale."""
 DAB_CHANNEL = "dab_od"
 """Map that every mosaic of cells carries besides the generator's: DAB optical density around each pixel."""
@@ -41,7 +41,9 @@ _log = logging.getLogger("wsiscore")
 _BATCH_PX = 16 * 256**2  # pixels of a default batch: large enough to fill a device, small beside its memory
 _BATCHES_AHEAD = 2  # read before they are asked for
 _SHARDS_AHEAD = 2  # written while the next is computed
-_SAMPLE_TILES = 16  # read first, to measure the slide's stains
+_SAMPLE_WINDOWS = 32  # of this side and margin, read first, to measure the slide's stains and statistics
+_SAMPLE_PX = 256
+_SAMPLE_MARGIN_PX = 32
 _MAX_UNREADABLE = 0.05  # fraction of tiles past which a slide is called damaged
 
 Maps = npt.NDArray[np.float32]
@@ -183,10 +185,10 @@ def _open_mosaic(
         found = mosaic.about["found"]
         return mosaic, generator.with_settings(found) if isinstance(generator, SlideAdaptive) and found else generator
     with clock("sample"):
-        sample = _sample(slide, tiles)
+        sample, weights = _sample(slide, tiles, spec.multiple_px)
         stain = Stain.estimate(sample) if len(sample) else Stain.default()
         if isinstance(generator, SlideAdaptive) and len(sample):
-            generator = generator.for_slide(sample.transpose(0, 3, 1, 2))
+            generator = generator.for_slide(sample.transpose(0, 3, 1, 2), weights)
     measured = {
         "polarity": model.card.polarity,
         "index_errors": model.card.index_errors,
@@ -366,13 +368,27 @@ class _Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def _sample(slide: Slide, tiles: TileList) -> Pixels:
-    """Read a few tiles spread evenly over the list: (N, H, W, 3), N possibly 0."""
-    listed, side, read = tiles.tiles, tiles.grid.tile_px, []
-    n = min(_SAMPLE_TILES, len(listed))
+def _sample(slide: Slide, tiles: TileList, multiple_px: int) -> tuple[Pixels, npt.NDArray[np.float32]]:
+    """Read windows spread evenly over the regions, the same ones whatever the size of the tiles.
+
+    Returns
+    -------
+    (N, S, S, 3) RGB, N possibly 0, and (N, 1, S, S): 1 in the core of each window and on the slide, 0 elsewhere.
+    """
+    side = -(-_SAMPLE_PX // multiple_px) * multiple_px
+    width_um, height_um = slide.width_px * slide.mpp, slide.height_px * slide.mpp
+    grid = TileGrid.over(width_um, height_um, tiles.grid.mpp, side, _SAMPLE_MARGIN_PX)
+    listed, read, weights = grid.touching(tiles.rois), [], []
+    n = min(max(4, _SAMPLE_WINDOWS * _SAMPLE_PX**2 // side**2), len(listed))
     for i in range(n):
+        tile = grid.tile(*listed[i * len(listed) // n])
         try:
-            read.append(slide.read(tiles.grid.tile(*listed[i * len(listed) // n]).read))
+            read.append(slide.read(tile.read))
         except SlideError:
             continue
-    return np.stack(read) if read else np.empty((0, side, side, 3), np.uint8)
+        weights.append(np.zeros((1, side, side), np.float32))
+        core = np.s_[_SAMPLE_MARGIN_PX : _SAMPLE_MARGIN_PX + tile.write.height]
+        weights[-1][0, core, _SAMPLE_MARGIN_PX : _SAMPLE_MARGIN_PX + tile.write.width] = 1
+    if not read:
+        return np.empty((0, side, side, 3), np.uint8), np.empty((0, 1, side, side), np.float32)
+    return np.stack(read), np.stack(weights)

@@ -65,6 +65,8 @@ class Rules(ABC):
     """Name of the kind, as mosaics on disk have it."""
     channels: ClassVar[frozenset[str]]
     """Names of the maps that are needed."""
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """Names of further maps that are used where a model has them."""
 
     def __post_init__(self) -> None:
         for own in fields(self):
@@ -126,6 +128,7 @@ class CenterRules(Rules):
 
     output: ClassVar[str] = "centers"
     channels: ClassVar[frozenset[str]] = frozenset({"center", "positive", "negative"})
+    optional: ClassVar[frozenset[str]] = frozenset({"other"})
 
     threshold: float = rule(0.5, "What the centre map must exceed to be a cell", most=1)
     radius_um: float = rule(

@@ -117,6 +117,12 @@ of_model = _together(
         show_default=True,
         help="Maps of the model to compute and keep: those needed for cells or a picture, or all.",
     ),
+    click.option(
+        "--norm",
+        type=click.Choice(["tile", "slide"]),
+        help="What the model's normalisation takes its statistics from: each tile, or a sample of the slide; "
+        "by default as its card says.",
+    ),
 )
 """Which model runs, and how."""
 

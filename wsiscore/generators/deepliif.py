@@ -199,7 +199,7 @@ def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None
         raise ModelError(f"multiples of {spec.multiple_px} px cannot be downsampled {config.downsamplings} times")
     network = loaded(lambda: Networks(config), weights, _description(config))
     generator = _Generator(network, spec, device)
-    if generator.device == "cpu":
+    if generator.device == "cpu" and spec.norm == "tile":
         optimise_for_cpu(network)
     return generator
 

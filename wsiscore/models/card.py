@@ -33,6 +33,7 @@ _SPEC_KEYS = {
     "channels": (list,),
     "dtype": (str,),
     "rules": (dict,),
+    "norm": (str,),
 }
 _MEASUREMENT_KEYS = {"set": (str,), "metric": (str,), "value": (*_NUMBER, str), "command": (str,)}
 _WEIGHTS_KEYS = {"file": (str,), "sha256": (str,)}
@@ -165,6 +166,7 @@ def card_json(card: Card) -> dict[str, Any]:
 
 
 def _read_spec(data: Mapping[str, Any], family_name: str, where: str) -> GeneratorSpec:
+    data = {"norm": "tile", **data} if isinstance(data, dict) else data  # which earlier cards lack
     _check(data, _SPEC_KEYS, f"{where}: 'spec'")
     try:
         rules = _read_rules(data["rules"], data["channels"])

@@ -62,6 +62,8 @@ class GeneratorSpec:
         How the mosaic stores the maps: ``float16`` in [0, 1], or ``uint8`` in 0..255 for images.
     rules
         Defaults for turning the maps into cells; None for a picture, whose channels are red, green and blue.
+    norm
+        What the statistics of its normalisation are of: each ``tile``, or a sample of the ``slide``.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class GeneratorSpec:
     multiple_px: int = 16
     dtype: Literal["float16", "uint8"] = "float16"
     rules: Rules | None = None
+    norm: Literal["tile", "slide"] = "tile"
 
     def __post_init__(self) -> None:
         given = "/".join(self.channels)
@@ -84,6 +87,8 @@ class GeneratorSpec:
             raise ValueError(f"channels {given} name a map twice")
         if missing := sorted(self._needed() - set(self.channels)):
             raise ValueError(f"channels {given} lack {', '.join(missing)}, which output {self.output!r} needs")
+        if self.norm not in ("tile", "slide"):
+            raise ValueError(f"the norm is tile or slide, got {self.norm!r}")
         if self.tile_px % self.multiple_px:
             raise ValueError(f"tiles of {self.tile_px} px are not a multiple of {self.multiple_px} px")
         if not 0 <= 2 * self.margin_px < self.tile_px:
@@ -100,7 +105,8 @@ class GeneratorSpec:
     @property
     def needed(self) -> tuple[str, ...]:
         """The channels that this kind of output needs, in order."""
-        return tuple(channel for channel in self.channels if channel in self._needed())
+        wanted = self._needed() | (self.rules.optional if self.rules else frozenset())
+        return tuple(channel for channel in self.channels if channel in wanted)
 
     def check(self, tiles: npt.NDArray[Any]) -> None:
         """Raise a ValueError unless `tiles` is what a generator takes: (B, 3, H, W) uint8, sides as declared."""
@@ -140,8 +146,16 @@ class SlideAdaptive(Generator, Protocol):
     def settings(self) -> dict[str, Any]:
         """All it found on the slide, JSON-ready."""
 
-    def for_slide(self, sample: Pixels) -> SlideAdaptive:
-        """Return a generator set for the slide of which `sample`, (N, 3, H, W) in 0..255, was read."""
+    def for_slide(self, sample: Pixels, weights: npt.NDArray[np.float32] | None = None) -> SlideAdaptive:
+        """Return a generator set for a slide.
+
+        Parameters
+        ----------
+        sample
+            Tiles of it, (N, 3, H, W) in 0..255.
+        weights
+            (N, 1, H, W) in [0, 1]: how much each pixel counts, 0 beyond the slide; by default all alike.
+        """
 
     def with_settings(self, settings: Mapping[str, Any]) -> SlideAdaptive:
         """Return the generator whose `settings` these were."""

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -147,6 +147,7 @@ class Model:
         """All of the card that decides the maps, JSON-ready: two models of one identity give the same maps."""
         spec = self.card.spec
         numbers = {"mpp": spec.mpp, "multiple_px": spec.multiple_px, "dtype": spec.dtype, "output": spec.output}
+        numbers["norm"] = self.spec.norm
         return {
             "family": self.card.family,
             "config": family(self.card.family).current(self.card.config),
@@ -163,7 +164,9 @@ class Model:
         return self.generator.weights()
 
 
-def load_model(model: str | Path, device: str = "auto", *, maps: Maps = "all") -> Model:
+def load_model(
+    model: str | Path, device: str = "auto", *, maps: Maps = "all", norm: Literal["tile", "slide"] | None = None
+) -> Model:
     """Load a model, ready to run.
 
     Parameters
@@ -174,6 +177,8 @@ def load_model(model: str | Path, device: str = "auto", *, maps: Maps = "all") -
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     maps
         ``all`` that its card names, or only those ``needed`` for cells or a picture, which may take less computing.
+    norm
+        What its normalisation takes its statistics from, as `GeneratorSpec.norm`; by default as its card says.
 
     Raises
     ------
@@ -186,6 +191,7 @@ def load_model(model: str | Path, device: str = "auto", *, maps: Maps = "all") -
     config = _config(own := family(card.family), card)
     weights = _load_weights(folder, card.weights) if card.weights else None
     spec = card.spec if maps == "all" else replace(card.spec, channels=card.spec.needed)
+    spec = replace(spec, norm=norm or spec.norm)
     try:
         generator = own.build(config, spec, weights, device)
     except ModelError as error:

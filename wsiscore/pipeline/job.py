@@ -35,6 +35,7 @@ _SET_BY_MOSAIC = {
     "device": "--device",
     "batch_size": "--batch",
     "maps": "--maps",
+    "norm": "--norm",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from wsiscore.models.contract import Maps
 from wsiscore.score import CUTOFF
@@ -73,6 +74,9 @@ class InferOptions(SlideOptions):
         Tiles a batch; by default by the size of the tiles.
     maps
         Which of the model's maps are computed and kept: ``needed`` ones, or ``all``.
+    norm
+        What the model's normalisation takes its statistics from: each tile or a sample of the slide; by default as its
+        card says.
     ome_tiff
         Whether a virtual stain is also written as ``<stem>-virtual.ome.tif``.
     """
@@ -82,6 +86,7 @@ class InferOptions(SlideOptions):
     device: str = "auto"
     batch_size: int | None = None
     maps: Maps = "needed"
+    norm: Literal["tile", "slide"] | None = None
     ome_tiff: bool = False
 
 

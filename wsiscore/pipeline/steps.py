@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import shapely
 
@@ -178,8 +179,8 @@ def _plan(job: Job, options: TileOptions) -> TileList:
 
 
 @lru_cache(maxsize=1)
-def _model(folder: Path, device: str, maps: Maps) -> Model:
-    return load_model(folder, device, maps=maps)
+def _model(folder: Path, device: str, maps: Maps, norm: Literal["tile", "slide"] | None) -> Model:
+    return load_model(folder, device, maps=maps, norm=norm)
 
 
 def _infer(job: Job, options: InferOptions, progress: bool, *, paints: bool | None = None) -> Mosaic:
@@ -207,7 +208,7 @@ def _infer(job: Job, options: InferOptions, progress: bool, *, paints: bool | No
         ),
     )
     with job.record.stage("load_model"):
-        model = _model(folder, options.device, options.maps)
+        model = _model(folder, options.device, options.maps, options.norm)
     job.record.note("model", card.provenance())
     job.record.note("settings", {"device": model.device, "margin_px": tiles.grid.margin_px})
     seconds: dict[str, float] = {}
