@@ -150,7 +150,7 @@ class Model:
         numbers["norm"] = self.spec.norm
         return {
             "family": self.card.family,
-            "config": family(self.card.family).current(self.card.config),
+            "config": dict(self.card.config),
             "weights_sha256": self.card.weights.sha256 if self.card.weights else None,
             **numbers,
         }
@@ -199,7 +199,7 @@ def load_model(
     # A network without its weights would give noise.
     if weights is None and generator.weights():
         raise ModelError(f"{folder / CARD} names no weights, and the family {card.family!r} cannot do without")
-    return Model(card, generator)
+    return Model(replace(card, config=own.current(card.config)), generator)
 
 
 def import_published(path: Path, name: str, folder: Path) -> Card:
