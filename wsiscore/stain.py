@@ -152,7 +152,7 @@ class Stain:
         return cls(hematoxylin, dab, white, tuple(settings["found"]))
 
 
-def dab_od_map(rgb: npt.NDArray[np.uint8], stain: Stain, mpp: float, radius_um: float = 2.5) -> npt.NDArray[np.float32]:
+def dab_od_map(rgb: npt.NDArray[np.uint8], stain: Stain, mpp: float, radius_um: float = 1.5) -> npt.NDArray[np.float32]:
     """Return the mean DAB optical density in a disc around every pixel.
 
     Parameters
