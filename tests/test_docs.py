@@ -121,3 +121,10 @@ def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_flag_is_explained() -> None:
+    from wsiscore.analysis.flags import FLAGS
+
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    assert all(f"| `{word}` | {sentence} |" in page for word, sentence in FLAGS.items())

@@ -18,6 +18,7 @@ FLOORS = [
     ["ome_zarr"],
     ["mosaic"],
     ["cells"],
+    ["analysis"],
     ["models"],
     ["inference", "score", "networks", "synthetic"],
     ["generators"],

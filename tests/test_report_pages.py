@@ -47,10 +47,15 @@ def test_the_report_has_the_counts(tmp_path, slide):
 @pytest.mark.parametrize(
     ("n", "fraction", "wanted", "unwanted"),
     [
-        (0, 0.0, ["No cells", "–", "not an index of 0 %"], ["0 % 95"]),
+        (0, 0.0, ["No cells: no cells were found", "–", "not an index of 0 %"], ["0 % 95"]),
         (100, 0.5, ["50 %", "Insufficient: 100 cells were counted, and a call needs 500"], ["High"]),
-        (1000, 0.19, ["Low, but indeterminate", "includes the cutoff"], ["Low: "]),
-        (1000, 0.2, ["High, but indeterminate"], ["High: "]),
+        (
+            1000,
+            0.19,
+            ["Indeterminate: by counting alone it is at or above 20 % with a probability of 0.2"],
+            ["Low: ", "High: "],
+        ),
+        (1000, 0.2, ["Indeterminate: "], ["Low: ", "High: "]),
         (1000, 0.02, ["Low: below the cutoff of 20 %"], ["indeterminate"]),
     ],
 )
@@ -115,7 +120,7 @@ def test_cohort_page_has_a_row_for_every_slide(tmp_path):
     document = index_of([*entries(), Entry("torn.svs", None, "cannot <be> opened")], tmp_path / "index.html")
     seen = words(document)
     for expected in (
-        "Ki67 index of 4 slides", "slide 1 30.0 % 27.2–32.9 %", "high, indeterminate", "no cells",
+        "Ki67 index of 4 slides", "slide 1 30.0 % 27.2–32.9 %", "indeterminate", "no cells",
         "torn.svs – – – – Failed: cannot <be> opened", "research use only",
     ):  # fmt: skip
         assert expected.lower() in seen.lower(), expected

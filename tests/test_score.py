@@ -61,8 +61,10 @@ def test_wilson_interval_at_20_percent(n: int, low: float, high: float) -> None:
     [
         (0, 0, "no cells"),
         (MIN_CELLS - 1, 0, "insufficient"),
-        (MIN_CELLS // 5, MIN_CELLS * 4 // 5, "high"),
-        (MIN_CELLS // 5 - 1, MIN_CELLS * 4 // 5 + 1, "low"),
+        (MIN_CELLS // 5, MIN_CELLS * 4 // 5, "indeterminate"),
+        (MIN_CELLS // 5 - 1, MIN_CELLS * 4 // 5 + 1, "indeterminate"),
+        (20_500, 79_500, "high"),
+        (19_500, 80_500, "low"),
         (0, MIN_CELLS, "low"),
     ],
 )

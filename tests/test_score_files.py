@@ -42,7 +42,7 @@ def test_json_and_row_say_what_was_counted(one, other, cutoff):
     for key in HEADER:
         if written[key] is None:
             assert fields[key] == "nan"
-        elif key in {"slide", "model", "call"}:
+        elif isinstance(written[key], str):
             assert fields[key] == written[key]
         else:
             assert float(fields[key]) == pytest.approx(written[key], abs=0.0501 if "area" not in key else 0.000501)
@@ -50,9 +50,9 @@ def test_json_and_row_say_what_was_counted(one, other, cutoff):
 
 def test_no_cells_has_no_numbers():
     score = SlideScore("s", "m", Tally(0, 0, 0.5))
-    assert row(score)[4:] == ["nan", "nan", "nan", "0.500", "no cells"]
+    assert row(score)[4:] == ["nan", "nan", "nan", "0.500", "no cells", "no cells were found in the regions", ""]
     assert [score_json(score)[key] for key in ("ki67_index", "low95", "high95")] == [None] * 3
-    assert error_row("s", "m", "no\nmpp")[2:] == ["nan"] * 6 + ["error: no\\nmpp"]
+    assert error_row("s", "m", "no\nmpp")[2:] == ["nan"] * 6 + ["error: no\\nmpp", "", ""]
 
 
 @given(st.text("ab \t\r\n\\ü\udce9"), st.text("m\t"))
@@ -111,7 +111,7 @@ def test_names_are_no_formulas_in_a_spreadsheet(tmp_path):
     write_scores_csv(tmp_path / "scores.csv", rows)
     _, scored, failed = csv.reader((tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines())
     assert scored == [f"'{formula}", "'-m", *rows[0][2:]]
-    assert failed == ["'+s", "'@m", *["nan"] * 6, "error: \\t=1"]
+    assert failed == ["'+s", "'@m", *["nan"] * 6, "error: \\t=1", "", ""]
     write_cells_table(tmp_path / "cells.csv", cells_at([-1], [-2], [0.5]), [Roi(formula, shapely.box(0, 0, 9, 9))])
     (cell,) = csv.DictReader((tmp_path / "cells.csv").read_text(encoding="utf-8").splitlines())
     assert (cell["roi"], float(cell["x_um"]), float(cell["y_um"])) == (f"'{formula}", -1, -2)
@@ -144,7 +144,7 @@ def test_columns_stay_in_their_order():
 )
 def test_a_score_reads_back(tmp_path_factory, name, by_roi, cutoff, virtual):
     path = tmp_path_factory.mktemp("score") / "score.json"
-    score = SlideScore(name, "m", sum(by_roi.values(), Tally()), by_roi, cutoff, virtual)
+    score = SlideScore(name, "m", sum(by_roi.values(), Tally()), by_roi, cutoff, virtual, ("pale", "pen"))
     write_score(path, score)
     assert read_score(path) == score
 
@@ -171,6 +171,7 @@ def test_a_score_of_an_earlier_version_is_read(tmp_path):
                 {"cutoff": "high"}, {"cutoff": None}, {"virtual": 3}, {"virtual": {"model": "m"}},
                 {"virtual": {"model": 1, "slide": "s"}}, {"virtual": {"other": "m"}},
                 {"virtual": {"model": "m", "slide": "s", "weights_sha256": 3}}, {"virtual": [1]},
+                {"flags": ["pale"]}, {"flags": None},
             )
         ),
     ],

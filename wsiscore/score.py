@@ -10,21 +10,24 @@ from typing import Literal
 import numpy as np
 import shapely
 
+from wsiscore.analysis.flags import UNSUITABLE, flag_sentence
+from wsiscore.analysis.intervals import COUNTING, ModelError, Sampling, p_at_or_above, score_interval
 from wsiscore.cells.table import Cells
 from wsiscore.errors import RoiError
 from wsiscore.regions import Roi, inside
 from wsiscore.slide.readers.base import VirtualStain
 
-__all__ = ["CUTOFF", "MIN_CELLS", "Call", "SlideScore", "Tally", "call", "score_cells"]
+__all__ = ["CUTOFF", "MIN_CELLS", "UNCLEAR", "Call", "Decision", "SlideScore", "Tally", "decide", "score_cells"]
 
 CUTOFF = 20.0
 """Percent at and above which an index is called high."""
 MIN_CELLS = 500
 """Fewest cells for a call; the number the International Ki67 in Breast Cancer Working Group asks for."""
 
-_Z95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal distribution
+UNCLEAR = (0.05, 0.95)
+"""Between these probabilities that the index is at or above the cutoff, the call is "indeterminate"."""
 
-Call = Literal["low", "high", "insufficient", "no cells"]
+Call = Literal["low", "high", "indeterminate", "insufficient", "unsuitable", "no cells"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +70,7 @@ class Tally:
         It holds the uncertainty of counting this many cells and nothing else: neither the choice of the field
         nor mistakes of the detection. Source: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
         """
-        if not self.n:
-            return math.nan, math.nan
-        share = self.n_positive / self.n
-        shrink = 1 + _Z95**2 / self.n
-        middle = (share + _Z95**2 / (2 * self.n)) / shrink
-        half = _Z95 / shrink * math.sqrt(share * (1 - share) / self.n + _Z95**2 / (4 * self.n**2))
-        low, high = 100 * max(middle - half, 0.0), 100 * min(middle + half, 1.0)
-        return min(low, self.ki67_index), max(high, self.ki67_index)  # at 0 and 100 % rounding may cross it
+        return score_interval(self.n_positive, self.n)
 
     @property
     def cells_per_mm2(self) -> float:
@@ -100,6 +96,12 @@ class SlideScore:
         Percent at and above which the index is high.
     virtual
         Who painted the slide, if it is a virtual stain; None if it was stained.
+    flags
+        Words of `wsiscore.analysis.flags` that apply to it.
+    sampling
+        How much the index varies between blocks of tissue; None if the area is too small to know.
+    model_error
+        How far off the model's index may be; None if that is not known.
     """
 
     slide: str
@@ -108,20 +110,100 @@ class SlideScore:
     by_roi: dict[str, Tally] = field(default_factory=dict)
     cutoff: float = CUTOFF
     virtual: VirtualStain | None = None
+    flags: tuple[str, ...] = ()
+    sampling: Sampling | None = None
+    model_error: ModelError | None = None
+
+    @property
+    def decision(self) -> Decision:
+        """The call with its reason."""
+        return decide(self.total, self.cutoff, sampling=self.sampling, model_error=self.model_error, flags=self.flags)
 
     @property
     def call(self) -> Call:
-        """Which side of the cutoff, or why none: "no cells", or "insufficient" under `MIN_CELLS` cells."""
-        return call(self.total, self.cutoff)
+        """Which side of the cutoff, or why none, as `decide` says."""
+        return self.decision.call
+
+    @property
+    def p_at_or_above_cutoff(self) -> float:
+        """Probability that the index is at or above the cutoff; of counting alone if `sampling` is None."""
+        return p_at_or_above(self.cutoff, self.total.n_positive, self.total.n, self.sampling or COUNTING)
+
+    @property
+    def sampling_95(self) -> tuple[float, float]:
+        """The 95 % interval of sampling, in percent; (nan, nan) if it is not known."""
+        if self.sampling is None:
+            return math.nan, math.nan
+        return score_interval(self.total.n_positive, self.total.n, self.sampling)
+
+    @property
+    def model_interval(self) -> tuple[float, float]:
+        """The index less and plus the model's half-width, within 0 and 100 %; (nan, nan) if that is not known."""
+        if self.model_error is None:
+            return math.nan, math.nan
+        index, half = self.total.ki67_index, self.model_error.half_width
+        return max(index - half, 0.0), min(index + half, 100.0)
 
 
-def call(tally: Tally, cutoff: float = CUTOFF) -> Call:
-    """Return "high" if the index is at or above `cutoff` percent, else "low", or the reason for neither."""
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A call and the reason for it, in a sentence without a full stop."""
+
+    call: Call
+    reason: str
+
+
+def decide(
+    tally: Tally,
+    cutoff: float = CUTOFF,
+    *,
+    sampling: Sampling | None = None,
+    model_error: ModelError | None = None,
+    flags: Sequence[str] = (),
+) -> Decision:
+    """Return the call of an index, with its reason.
+
+    The first that applies: "unsuitable" by a flag; "no cells"; "insufficient" under `MIN_CELLS` cells;
+    "indeterminate" if the probability that the index is at or above the cutoff lies within `UNCLEAR`, or if the
+    model's half-width spans the cutoff; else "high" at and above the cutoff, or "low".
+
+    Parameters
+    ----------
+    tally
+        The counted cells.
+    cutoff
+        Percent.
+    sampling
+        The variation between blocks, from which the probability is computed; from counting alone if None.
+    model_error
+        The half-width of the model's error; None if it is not known, and then it does not enter.
+    flags
+        Words of `wsiscore.analysis.flags`.
+    """
+    if unsuitable := [word for word in flags if word in UNSUITABLE]:
+        return Decision("unsuitable", flag_sentence(unsuitable[0]).rstrip("."))
     if not tally.n:
-        return "no cells"
+        return Decision("no cells", "no cells were found in the regions")
     if tally.n < MIN_CELLS:
-        return "insufficient"
-    return "high" if tally.ki67_index >= cutoff else "low"
+        return Decision("insufficient", f"{tally.n} cells were counted, and a call needs {MIN_CELLS}")
+    index = tally.ki67_index
+    side: Literal["low", "high"] = "high" if index >= cutoff else "low"
+    p = p_at_or_above(cutoff, tally.n_positive, tally.n, sampling or COUNTING)
+    by = "sampling" if sampling else "counting alone"
+    said = f"by {by} it is at or above {cutoff:g} % with a probability of {_probability_words(p)}"
+    if UNCLEAR[0] < p < UNCLEAR[1]:
+        return Decision("indeterminate", said)
+    if model_error and index - model_error.half_width < cutoff <= index + model_error.half_width:
+        return Decision(
+            "indeterminate", f"the error of the model, up to {model_error.half_width:.1f} points, spans the cutoff"
+        )
+    return Decision(side, said)
+
+
+def _probability_words(p: float) -> str:
+    if p < 0.001:
+        return "less than 0.001"
+    return "more than 0.999" if p > 0.999 else f"{p:.3f}" if p < 0.01 or p > 0.99 else f"{p:.2f}"
 
 
 def score_cells(

@@ -71,4 +71,8 @@ def _print_scores(paths: Iterator[Path], given: ScoreOptions, cluster: str | Non
     finally:
         for out, entries in cohorts.items():
             write_cohort(out, entries)
-    return int(any(entry.score is None for entries in cohorts.values() for entry in entries))
+    return int(any(_failed(entry) for entries in cohorts.values() for entry in entries))
+
+
+def _failed(entry: Entry) -> bool:
+    return entry.score is None or entry.score.call == "unsuitable"

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from wsiscore.analysis.flags import split_flags
 from wsiscore.files import replacing
 from wsiscore.report.result import Entry
 from wsiscore.report.statistics import score_json
@@ -83,7 +84,14 @@ def _score(values: dict[str, Any]) -> SlideScore:
     if not 0 < float(cutoff) < 100:
         raise ValueError(f"the cutoff is a percentage between 0 and 100, got {cutoff}")
     regions = {name: _tally(numbers) for name, numbers in by_roi.items()}
-    return SlideScore(slide, model, _tally(values), regions, float(cutoff), virtual)
+    return SlideScore(slide, model, _tally(values), regions, float(cutoff), virtual, _flags(values))
+
+
+def _flags(values: dict[str, Any]) -> tuple[str, ...]:
+    flags = values.get("flags", "")
+    if not isinstance(flags, str):
+        raise TypeError("flags are a text of words, joined by ;")
+    return split_flags(flags)
 
 
 def _tally(values: dict[str, Any]) -> Tally:

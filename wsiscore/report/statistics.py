@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from enum import Flag, auto
 from typing import Any
 
+from wsiscore.analysis.flags import join_flags
 from wsiscore.files import one_line
 from wsiscore.report.result import Entry
-from wsiscore.score import SlideScore, Tally, call
+from wsiscore.score import SlideScore, Tally, decide
 
 __all__ = [
     "COLUMNS",
@@ -25,7 +26,6 @@ __all__ = [
     "Value",
     "entry_row",
     "error_row",
-    "includes_cutoff",
     "readable",
     "row",
     "score_json",
@@ -123,19 +123,14 @@ def readable(*numbers: float, decimals: int = 0, unit: str = "") -> str:
     return "–".join(f"{value:,.{decimals}f}" for value in numbers) + (f" {unit}" if unit else "")
 
 
-def includes_cutoff(score: SlideScore) -> bool:
-    """Return whether the cutoff lies within the 95 % interval of a slide that has a call."""
-    low, high = score.total.interval_95
-    return score.call in {"low", "high"} and low < score.cutoff <= high
-
-
 def _model_with_stain(score: SlideScore, _: Tally) -> str:
     """Return the model with the origin of a virtual stain, so that no table mixes it with stained slides unseen."""
     return f"{score.model} on virtual {score.virtual.model}" if score.virtual else score.model
 
 
-def _call_with_doubt(score: SlideScore, _: Tally) -> str:
-    return f"{score.call}, indeterminate" if includes_cutoff(score) else score.call
+def _call(score: SlideScore, tally: Tally) -> str:
+    """Return the call of the slide, or of a region of it, which is that of counting alone."""
+    return score.call if tally is score.total else decide(tally, score.cutoff, flags=score.flags).call
 
 
 _FILES = Place.TABLE | Place.JSON | Place.JSON_ROI
@@ -198,8 +193,9 @@ STATISTICS: tuple[Statistic, ...] = (
         decimals=0,
         heading="Cells/mm²",
     ),
-    Statistic("call", "Call", lambda score, tally: call(tally, score.cutoff), _FILES),
-    Statistic("call", "Call", _call_with_doubt, Place.COHORT),
+    Statistic("call", "Call", _call, _FILES | Place.COHORT),
+    Statistic("reason", "Reason", lambda score, _: score.decision.reason, Place.TABLE | Place.JSON),
+    Statistic("flags", "Flags", lambda score, _: join_flags(score.flags), Place.TABLE | Place.JSON | Place.COHORT),
     Statistic("cutoff", "Cutoff", lambda score, _: score.cutoff, Place.JSON, unit="%", decimals=1),
 )
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from wsiscore.report.pages.charts import interval_bar, interval_plot
 from wsiscore.report.pages.rendering import write_page
 from wsiscore.report.result import Entry
-from wsiscore.report.statistics import Place, includes_cutoff, statistics_in
+from wsiscore.report.statistics import Place, statistics_in
 from wsiscore.score import SlideScore
 
 __all__ = ["write_index"]
@@ -62,9 +62,10 @@ def _counts(entries: Sequence[Entry], scores: Sequence[SlideScore]) -> list[tupl
     return [
         ("Low", calls["low"]),
         ("High", calls["high"]),
-        ("Indeterminate among these", sum(includes_cutoff(score) for score in scores)),
+        ("Indeterminate", calls["indeterminate"]),
         ("Insufficient", calls["insufficient"]),
         ("No cells", calls["no cells"]),
+        ("Unsuitable", calls["unsuitable"]),
         ("Failed", len(entries) - len(scores)),
     ]
 

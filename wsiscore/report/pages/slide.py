@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from wsiscore.analysis.flags import flag_sentence, join_flags, split_flags
 from wsiscore.cells.table import Cells
 from wsiscore.report.local_index import MIN_LOCAL, bounds_um, choose_squares, count_squares, map_side_um, quartiles
 from wsiscore.report.pages.charts import histogram, interval_bar
 from wsiscore.report.pages.pictures import INDEX_COLOURS, field_pair, index_map, slide_picture
 from wsiscore.report.pages.rendering import write_page
 from wsiscore.report.result import Result
-from wsiscore.report.statistics import Place, includes_cutoff, readable, statistics_in
+from wsiscore.report.statistics import Place, readable, statistics_in
 from wsiscore.report.thumbnail import read_thumbnail
 from wsiscore.score import MIN_CELLS, SlideScore
 
@@ -77,7 +78,8 @@ def _summary(score: SlideScore, run: Mapping[str, Any]) -> dict[str, Any]:
         "index": whole_percent(total.ki67_index, score.cutoff),
         "interval_95": readable(*total.interval_95, decimals=1, unit="%"),
         "cells": readable(total.n),
-        "indeterminate": includes_cutoff(score),
+        "decision": score.decision,
+        "flags": [(word, flag_sentence(word)) for word in split_flags(join_flags(score.flags))],
         "bar": interval_bar(total, score.cutoff, labels=True),
         "counts": [(each.label, each.on_page(score, total, unit=True)) for each in statistics_in(Place.SUMMARY)],
         "warnings": [str(warning) for warning in run.get("warnings", ())],
