@@ -102,6 +102,8 @@ class SlideScore:
         How much the index varies between blocks of tissue; None if the area is too small to know.
     model_error
         How far off the model's index may be; None if that is not known.
+    n_other
+        Nuclei that were found and left out, as other than the tumour's.
     """
 
     slide: str
@@ -113,6 +115,7 @@ class SlideScore:
     flags: tuple[str, ...] = ()
     sampling: Sampling | None = None
     model_error: ModelError | None = None
+    n_other: int = 0
 
     @property
     def decision(self) -> Decision:

@@ -19,7 +19,7 @@ NO_ROI = -1
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-_UNSET: Any = np.empty(0)  # stands for a column that follows from the others
+_UNSET: Any = None  # stands for a column that follows from the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,13 @@ class Cells:
     def select(self, which: npt.NDArray[np.generic]) -> Self:
         """Return the cells at these indices or where this mask is true."""
         return type(self)(*(getattr(self, column.name)[which] for column in fields(self)))
+
+    def with_others(self, others: Self) -> Self:
+        """Return these cells and others together, ordered by y, then x."""
+        both = type(self)(
+            *(np.concatenate([getattr(self, each.name), getattr(others, each.name)]) for each in fields(self))
+        )
+        return both.select(np.lexsort((both.x_um, both.y_um)))
 
     def in_rois(self, rois: Sequence[Roi]) -> Self:
         """Return the cells inside a region, each with the index of the first region that contains it."""

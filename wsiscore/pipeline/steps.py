@@ -14,10 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import shapely
 
 from wsiscore.cells.find import rules_of
-from wsiscore.cells.rules import Rules, rule_flag
+from wsiscore.cells.rules import CenterRules, Rules, rule_flag
 from wsiscore.cells.table import Cells
 from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, RoiError, WsiscoreError
 from wsiscore.files import locked, one_line, replacing, write_png
@@ -29,7 +30,7 @@ from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.pipeline.job import MOSAIC, TILES, Job, claim, open_job, stem_of
 from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
 from wsiscore.pipeline.provenance import RUN
-from wsiscore.pipeline.rois import rois_of
+from wsiscore.pipeline.rois import FOUND_TISSUE, rois_of
 from wsiscore.regions import Roi
 from wsiscore.report.json import write_error
 from wsiscore.report.result import Entry, Result
@@ -97,7 +98,7 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         rois = _rescored_rois(job, mosaic, options)
         job.record.note("slide", {"sha256": _unchanged(job, mosaic)})
         mosaic, cells, applied = _find(job, mosaic, rules, options, progress)
-        cells = cells.in_rois(rois)
+        cells, others = _counted(job, mosaic, cells.in_rois(rois), rules, options)
         score = score_cells(
             cells,
             rois,
@@ -107,12 +108,13 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
             unread_um=mosaic.unreadable_um(),
             virtual=job.slide.virtual,
         )
+        score = replace(score, n_other=len(others))
         _warn(job.slide.path.name, mosaic)
         known = not job.slide.virtual and rules == rules_of(mosaic)  # of a stained slide, by the model's own rules
         errors = mosaic.about.get("index_errors", {}) if known else {}
         job.record.note("model", {**mosaic.about["model"], "index_errors": errors})
         job.record.note("settings", {"cutoff": options.cutoff, **applied.to_json()})
-        _write_results(job, rois, cells, score, csv=options.csv)
+        _write_results(job, rois, cells, others, score, csv=options.csv)
         for name in (ERROR, ERROR_LOG):  # of an earlier run
             (job.folder / name).unlink(missing_ok=True)
         return score
@@ -246,6 +248,17 @@ def _find(job: Job, mosaic: Mosaic, rules: Rules, options: ScoreOptions, progres
         return mosaic, *rules.find(mosaic)
 
 
+def _counted(job: Job, mosaic: Mosaic, cells: Cells, rules: Rules, options: ScoreOptions) -> tuple[Cells, Cells]:
+    """Return the cells that count, and the nuclei that do not, as other than the tumour's."""
+    drawn = options.roi is not None or mosaic.tiles.roi_source != FOUND_TISSUE
+    count = options.count or ("all" if drawn else "tumour")
+    is_other = np.zeros(len(cells), np.bool_)
+    if count == "tumour" and isinstance(rules, CenterRules):
+        is_other = cells.other >= rules.other  # nan, of a model that does not tell, is not
+    job.record.note("settings", {"count": count})
+    return cells.select(~is_other), cells.select(is_other)
+
+
 def _unchanged(job: Job, mosaic: Mosaic) -> str:
     """Return the hash of the slide; MosaicError if the mosaic was made from another file."""
     known = mosaic.about.get("identity", {}).get("slide_sha256", job.slide.sha256)
@@ -307,10 +320,10 @@ def _warn(name: str, mosaic: Mosaic) -> None:
         _log.warning("%s: %d tiles could not be read; counts and area leave them out", name, unread)
 
 
-def _write_results(job: Job, rois: Sequence[Roi], cells: Cells, score: SlideScore, *, csv: bool) -> None:
+def _write_results(job: Job, rois: Sequence[Roi], cells: Cells, others: Cells, score: SlideScore, *, csv: bool) -> None:
     """Write the files of a slide in the order of `WRITERS`; what shows the run record is written once that is done."""
     beside = tuple(name for name in (RUN, TILES) if (job.folder / name).exists())
-    result = Result(job.slide, rois, cells, score, job.record.values, csv, beside)
+    result = Result(job.slide, rois, cells, score, job.record.values, csv, others, beside)
     for writer in WRITERS:
         if not writer.when(result):
             continue

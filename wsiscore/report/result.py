@@ -33,6 +33,8 @@ class Result:
         ``warnings``, ``started``, ``wsiscore``, ``process_peak_memory_mb``. What is missing is reported as not given.
     csv
         Write the cells as ``cells.csv`` instead of ``cells.parquet``.
+    others
+        Nuclei that were found and do not count, as other than the tumour's.
     beside
         Names of files of earlier steps in the same folder, for the links of the report.
     """
@@ -43,6 +45,7 @@ class Result:
     score: SlideScore
     run: Mapping[str, Any]
     csv: bool = False
+    others: Cells | None = None
     beside: tuple[str, ...] = ()
 
 

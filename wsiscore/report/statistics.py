@@ -197,6 +197,13 @@ STATISTICS: tuple[Statistic, ...] = (
     Statistic("reason", "Reason", lambda score, _: score.decision.reason, Place.TABLE | Place.JSON),
     Statistic("flags", "Flags", lambda score, _: join_flags(score.flags), Place.TABLE | Place.JSON | Place.COHORT),
     Statistic("cutoff", "Cutoff", lambda score, _: score.cutoff, Place.JSON, unit="%", decimals=1),
+    Statistic(
+        "other_nuclei",
+        "Other nuclei, left out",
+        lambda score, _: score.n_other,
+        Place.TABLE | Place.JSON | Place.SUMMARY,
+        decimals=0,
+    ),
 )
 
 
