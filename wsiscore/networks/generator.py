@@ -187,6 +187,12 @@ def load_weights(network: nn.Module, weights: Mapping[str, Any], description: st
         If a weight is missing, has another shape, or is not one of the network's.
     """
     state = network.state_dict()
+    _refuse_others(state, weights, description)
+    network.load_state_dict({name: torch.as_tensor(weights[name]) for name in state})
+
+
+def _refuse_others(state: Mapping[str, torch.Tensor], weights: Mapping[str, Any], description: str) -> None:
+    """Raise a ModelError unless `weights` has the names and shapes of a network's state, and no others."""
     for name, value in state.items():
         if name not in weights:
             raise ModelError(f"the weights are not those of {description}: {name!r} is missing")
@@ -195,11 +201,16 @@ def load_weights(network: nn.Module, weights: Mapping[str, Any], description: st
             raise ModelError(f"the weights are not those of {description}: {name!r} is {found}, wanted {wanted}")
     if extra := sorted(set(weights) - set(state)):
         raise ModelError(f"the weights are not those of {description}: {extra[0]!r} is not one of them")
-    network.load_state_dict({name: torch.as_tensor(weights[name]) for name in state})
 
 
 def loaded(make: Callable[[], Network], weights: Mapping[str, Any] | None, description: str) -> Network:
-    """Return ``make()`` with `weights`, or newly initialised if they are None; see `load_weights`."""
+    """Return ``make()`` with `weights`, or newly initialised if they are None; see `load_weights`.
+
+    Weights are compared with a network without memory first: no card can ask for more of it than its weights take.
+    """
+    if weights is not None:
+        with torch.device("meta"):
+            _refuse_others(make().state_dict(), weights, description)
     network = initialised(make)
     if weights is not None:
         load_weights(network, weights, description)
