@@ -20,6 +20,8 @@ __all__ = ["NetworkGenerator", "initialised", "load_weights", "loaded", "mixed_p
 
 Network = TypeVar("Network", bound=nn.Module)
 
+_MOST_NUMBERS = 10**9  # of a network without weights
+
 
 class NetworkGenerator:
     """A torch network as a `Generator`.
@@ -206,11 +208,15 @@ def _refuse_others(state: Mapping[str, torch.Tensor], weights: Mapping[str, Any]
 def loaded(make: Callable[[], Network], weights: Mapping[str, Any] | None, description: str) -> Network:
     """Return ``make()`` with `weights`, or newly initialised if they are None; see `load_weights`.
 
-    Weights are compared with a network without memory first: no card can ask for more of it than its weights take.
+    A network on torch's meta device, which takes no memory, is checked first: no card can ask for more memory than its
+    weights take.
     """
+    with torch.device("meta"):
+        state = make().state_dict()
     if weights is not None:
-        with torch.device("meta"):
-            _refuse_others(make().state_dict(), weights, description)
+        _refuse_others(state, weights, description)
+    elif (size := sum(value.numel() for value in state.values())) > _MOST_NUMBERS:
+        raise ModelError(f"{description} has {size:.2g} weights; wanted at most {_MOST_NUMBERS:.0e}")
     network = initialised(make)
     if weights is not None:
         load_weights(network, weights, description)
