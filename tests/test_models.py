@@ -247,7 +247,7 @@ def test_a_card_that_lacks_or_mistypes_a_rule_says_which(model, rule):
         (lambda data: data["spec"].update(channels=["a", "b"]), "'spec' is wrong: channels a/b lack blue, green, red"),
         (lambda data: data["spec"].update(channels=[[]]), "'spec' is wrong"),
         (lambda data: data["spec"].update(tile_px=100), "'spec' is wrong: tiles of 100 px"),
-        (lambda data: data["spec"].update(multiple_px=0), "'spec' is wrong"),
+        (lambda data: data["spec"].update(multiple_px=0), r"'spec\.multiple_px' is 0; wanted 1 to 4096"),
         (lambda data: data["spec"]["rules"].update(threshold=2), "'spec' is wrong: threshold must be a number in"),
         (lambda data: data.update(tested_on=[{"set": "x"}]), "'tested_on': the key 'metric' is missing"),
         (lambda data: data.update(chosen_on=[{**MEASURED, "errors": ["x"]}]), "'errors' .* must be a list of numbers"),
