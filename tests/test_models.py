@@ -63,7 +63,7 @@ cards = st.builds(
     licence=texts,
     trained_on=texts,
     spec=specs,
-    config=st.dictionaries(texts, st.integers() | texts | st.booleans(), max_size=3),
+    config=st.dictionaries(texts, st.integers(-4096, 4096) | texts | st.booleans(), max_size=3),
     chosen_on=st.lists(measurements, max_size=3).map(tuple),
     tested_on=st.lists(measurements, max_size=3).map(tuple),
     polarity=st.none() | texts,
@@ -243,11 +243,11 @@ def test_a_card_that_lacks_or_mistypes_a_rule_says_which(model, rule):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda data: data.update(colour="red"), "the key 'colour' means nothing here"),
+        (lambda data: data.update(colour="red"), "the key 'colour' is not known here"),
         (lambda data: data["spec"].update(channels=["a", "b"]), "'spec' is wrong: channels a/b lack blue, green, red"),
         (lambda data: data["spec"].update(channels=[[]]), "'spec' is wrong"),
         (lambda data: data["spec"].update(tile_px=100), "'spec' is wrong: tiles of 100 px"),
-        (lambda data: data["spec"].update(multiple_px=0), "'spec' is wrong"),
+        (lambda data: data["spec"].update(multiple_px=0), r"'spec\.multiple_px' is 0; wanted 1 to 4096"),
         (lambda data: data["spec"]["rules"].update(threshold=2), "'spec' is wrong: threshold must be a number in"),
         (lambda data: data.update(tested_on=[{"set": "x"}]), "'tested_on': the key 'metric' is missing"),
         (lambda data: data.update(chosen_on=[{**MEASURED, "errors": ["x"]}]), "'errors' .* must be a list of numbers"),
@@ -270,13 +270,64 @@ def test_a_card_that_makes_no_sense_says_where(model, change, text):
         (lambda data: data.update(weights=None), "names no weights, and the family 'ihcscoregan' cannot do without"),
         (lambda data: data["config"].update(width=8), r"not those of family 'ihcscoregan' with width=8.*wanted \(8"),
         (lambda data: data["config"].update(blocks=2), r"width=4, blocks=2: 'encoder\.tail\.1.* is missing"),
-        (lambda data: data["config"].update(blocks=0), r"'decoder\.head.* has no place in it"),
+        (lambda data: data["config"].update(blocks=0), r"'decoder\.head.* is not one of them"),
     ],
 )
 def test_a_card_that_does_not_fit_its_family_says_how(model, change, text):
     edit(model, change)
     with pytest.raises(ModelError, match=text):
         load_model(model, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        *((lambda data, mpp=mpp: data["spec"].update(mpp=mpp), r"'spec\.mpp' is .*; wanted 0\.05 to 20 µm/px")
+          for mpp in (0, -1, 1e-9, 1e9, float("nan"), float("inf"))),
+        (lambda data: data["spec"].update(tile_px=10**6), r"'spec\.tile_px' is 1000000; wanted 1 to 4096"),
+        (lambda data: data["spec"].update(tile_px=0), r"'spec\.tile_px' is 0"),
+        (lambda data: data["spec"].update(margin_px=10**9), "a margin of 1000000000 px leaves nothing"),
+        (lambda data: data["spec"].update(margin_px=-1), "a margin of -1 px"),
+        (lambda data: data["spec"].update(multiple_px=-32), r"'spec\.multiple_px' is -32"),
+        (lambda data: data["spec"].update(dtype="object"), r"'spec\.dtype' is object; wanted float16 or uint8"),
+        (lambda data: data["spec"].update(channels=["a"] * 10**5), r"'spec\.channels' is 100000; wanted 1 to 64 names"),
+        (lambda data: data["spec"].update(channels=["center", "positive", "negative", 3]), "'spec' is wrong"),
+        (lambda data: data["config"].update(width=10**6), r"'config\.width' is 1000000; wanted at most 4096"),
+        (lambda data: data["config"].update(width=10**100), r"'config\.width' is 1000000.*; wanted at most"),
+        (lambda data: data["config"].update(rate=float("nan")), r"'config\.rate' is nan; wanted a finite number"),
+        (lambda data: data["config"].update(rate=[1, [10**9]]), r"'config\.rate' is 1000000000; wanted at most 4096"),
+    ],
+)  # fmt: skip
+def test_a_card_out_of_range_is_refused_before_any_work(model, change, text):
+    edit(model, change)
+    with pytest.raises(ModelError, match=text) as caught:
+        read_card(model)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_network_larger_than_its_weights_is_never_built(model):
+    """Of width 4096 it would take hundreds of gigabytes."""
+    edit(model, lambda data: data["config"].update(width=4096))
+    with pytest.raises(ModelError, match=r"is \(4, .*, wanted \(4096, "):
+        load_model(model, "cpu")
+    edit(model, lambda data: data.update(weights=None))
+    with pytest.raises(ModelError, match=r"width=4096.* has .* weights; wanted at most 1e\+09"):
+        load_model(model, "cpu")
+
+
+def test_a_card_that_is_no_file_or_too_large_or_nested_is_refused(model):
+    path = model / "card.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ModelError, match="is not JSON"):
+        read_card(model)
+    path.write_text(" " * (5 << 20))
+    with pytest.raises(ModelError, match="is larger than 4 MiB"):
+        read_card(model)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ModelError, match="no readable card"):
+        read_card(model)
 
 
 def test_weights_of_another_family_name_the_cards_family_and_the_first_missing_key(model):

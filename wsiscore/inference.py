@@ -27,7 +27,7 @@ from wsiscore.models.store import Model
 from wsiscore.mosaic import Identity, Mosaic, Shard, TileState
 from wsiscore.regions import Roi
 from wsiscore.slide.slide import Slide
-from wsiscore.stain import Stain, dab_od_map, pink_share
+from wsiscore.stain import Stain, dab_od_map, pink_fraction
 from wsiscore.tiles import Tile, TileGrid, TileList
 
 __all__ = ["ARITHMETIC", "DAB_CHANNEL", "infer", "infer_tiles"]
@@ -199,7 +199,7 @@ def _open_mosaic(
         "polarity": model.card.polarity,
         "index_errors": model.card.index_errors,
         "stain": stain.to_json(),
-        "pink_share": round(pink_share(sample, stain.white), 4),
+        "pink_share": round(pink_fraction(sample, stain.white), 4),
         "found": generator.settings if isinstance(generator, SlideAdaptive) and len(sample) else {},
     }
     return Mosaic.create(path, tiles, channels, spec.dtype, identity, about, measured), generator

@@ -378,7 +378,7 @@ class Mosaic:
         held = {(row // n, col // n) for row, col in np.argwhere(self.states() == TileState.WRITTEN).tolist()}
         read: Callable[[int, int], Array] = lambda y, x: self.read(x, y, 2 * side, 2 * side)  # noqa: E731
         for level in range(1, len(levels(self.grid))):
-            target = self._array(str(level))
+            target = self._array(str(level)).with_config({"write_empty_chunks": True})
             held = {(row // 2, col // 2) for row, col in held}
             for row, col in sorted(held):
                 y, x = row * side, col * side

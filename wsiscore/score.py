@@ -14,7 +14,7 @@ from wsiscore.analysis.flags import UNSUITABLE, flag_sentence
 from wsiscore.analysis.intervals import COUNTING, ModelError, Sampling, p_at_or_above, score_interval
 from wsiscore.cells.table import Cells
 from wsiscore.errors import RoiError
-from wsiscore.regions import Roi, inside
+from wsiscore.regions import PointIndex, Roi
 from wsiscore.slide.readers.base import VirtualStain
 
 __all__ = ["CUTOFF", "MIN_CELLS", "UNCLEAR", "Call", "Decision", "SlideScore", "Tally", "decide", "score_cells"]
@@ -247,13 +247,18 @@ def score_cells(
         raise ValueError(f"the cutoff is a percentage between 0 and 100, got {cutoff}")
     if len({roi.name for roi in rois}) < len(rois):
         raise RoiError("two ROIs share a name; rename one, so that the report can tell them apart")
-    by_roi = {roi.name: _tally(cells, roi.outline_um, unread_um) for roi in rois}
-    union = shapely.union_all([roi.outline_um for roi in rois])
-    return SlideScore(slide, model, _tally(cells, union, unread_um), by_roi, cutoff, virtual)
+    points, positive = PointIndex(cells.x_um, cells.y_um), cells.positive
+    if unread_um is not None:
+        shapely.prepare(unread_um)
 
+    def tally(outline: shapely.Geometry) -> Tally:
+        counted = points.inside(outline)
+        n_positive = int(np.count_nonzero(positive[counted]))
+        read = outline
+        if unread_um is not None and shapely.intersects(unread_um, outline):
+            read = shapely.difference(outline, unread_um)
+        return Tally(n_positive, len(counted) - n_positive, float(shapely.area(read)) / 1e6)
 
-def _tally(cells: Cells, outline: shapely.Geometry, unread: shapely.Geometry | None) -> Tally:
-    counted = inside(outline, cells.x_um, cells.y_um)
-    n_positive = int(np.count_nonzero(counted & cells.positive))
-    area = outline if unread is None else shapely.difference(outline, unread)
-    return Tally(n_positive, int(np.count_nonzero(counted)) - n_positive, float(shapely.area(area)) / 1e6)
+    by_roi = {roi.name: tally(roi.outline_um) for roi in rois}
+    union = shapely.disjoint_subset_union_all([roi.outline_um for roi in rois])  # fast where ROIs are apart
+    return SlideScore(slide, model, tally(union), by_roi, cutoff, virtual)

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from wsiscore.regions import Roi, inside
+from wsiscore.regions import PointIndex, Roi
 
 __all__ = ["NO_ROI", "Cells"]
 
@@ -85,6 +85,7 @@ class Cells:
     def in_rois(self, rois: Sequence[Roi]) -> Self:
         """Return the cells inside a region, each with the index of the first region that contains it."""
         first = np.full(len(self), NO_ROI, np.int64)
-        for index, roi in reversed(list(enumerate(rois))):
-            first[inside(roi.outline_um, self.x_um, self.y_um)] = index
+        points = PointIndex(self.x_um, self.y_um)
+        for index in reversed(range(len(rois))):
+            first[points.inside(rois[index].outline_um)] = index
         return replace(self, roi=first).select(first != NO_ROI)
