@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, SlideError
 from wsiscore.files import locked
+from wsiscore.identity import Identity
 from wsiscore.models.contract import Generator, SlideAdaptive
 from wsiscore.models.store import Model
-from wsiscore.mosaic import Identity, Mosaic, Shard, TileState
+from wsiscore.mosaic import Mosaic, Shard, TileState
 from wsiscore.regions import Roi
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import Stain, dab_od_map, pink_fraction
