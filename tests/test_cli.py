@@ -12,10 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import shapely
 from commands import rows, run
 
+from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.synthetic.slides import read_truth
 
 WSISCORE = f"{sys.executable} -c 'from wsiscore.cli import main; main()'"
@@ -75,6 +78,35 @@ def test_a_mosaic_is_scored_again_without_the_model(scored: tuple[Path, dict[str
     assert rows(run("score", mosaic, "-o", tmp_path)) == [scored[1]]
     stricter = rows(run("score", mosaic, "--threshold", "0.9", "--cutoff", "1", "-o", tmp_path))[0]
     assert int(stricter["negative"]) < int(scored[1]["negative"])
+
+
+def test_positive_cells_have_more_dab(scored: tuple[Path, dict[str, str]]) -> None:
+    cells = pq.read_table(scored[0] / "rendered" / "cells.parquet").to_pydict()
+    density, positive = np.array(cells["dab_od"]), np.array(cells["class"]) == "positive"
+    assert np.median(density[positive]) > 2 * np.median(density[~positive])
+    assert (density[positive] > 0).all()
+
+
+def test_what_could_not_be_read_is_taken_off_the_area_of_the_score(
+    scored: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    copied = shutil.copytree(scored[0] / "rendered" / "mosaic.ome.zarr", tmp_path / "a" / "mosaic.ome.zarr")
+    mosaic = Mosaic(copied, writable=True)
+    regions = shapely.union_all([roi.outline_um for roi in mosaic.tiles.rois])
+    cores = {place: shapely.box(*mosaic.grid.tile(*place).write.bounds_um) for place in mosaic.tiles.tiles}
+    place, lost = max(
+        ((place, regions.intersection(core).area / 1e6) for place, core in cores.items()), key=lambda one: one[1]
+    )
+    states = mosaic.states()
+    states[place] = TileState.UNREADABLE
+    mosaic.mark(states)
+    assert run("score", copied, "-o", tmp_path / "out").exit_code == 0
+    before = json.loads((scored[0] / "rendered" / "score.json").read_text())
+    (path,) = (tmp_path / "out").glob("*/score.json")
+    after = json.loads(path.read_text())
+    assert lost > 0.01
+    assert after["area_mm2"] == pytest.approx(before["area_mm2"] - lost)
+    assert sum(roi["area_mm2"] for roi in after["by_roi"].values()) == pytest.approx(after["area_mm2"])
 
 
 def test_two_slides_of_one_stem_keep_apart(rendered: Path, tmp_path: Path) -> None:

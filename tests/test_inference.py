@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from making import Darkness, as_model, whole, write_png
 
 from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, SlideError
-from wsiscore.inference import infer, infer_tiles
+from wsiscore.inference import DAB_CHANNEL, infer, infer_tiles
 from wsiscore.models.card import Weights
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.regions import Region, Roi
 from wsiscore.slide.slide import Slide
+from wsiscore.stain import Stain, dab_od_map
 from wsiscore.tiles import TileList
 
 
@@ -58,6 +59,15 @@ def test_a_picture_comes_out_as_it_went_in(slide: Slide, tmp_path: Path) -> None
     virtual = Slide(mosaic.path)
     assert (virtual.width_px, virtual.height_px, virtual.mpp) == (210, 150, 0.5)
     assert (virtual.read(Region(0, 0, 210, 150, 0.5)) == slide.read(mosaic.grid.region)).all()
+
+
+def test_the_density_of_dab_is_that_of_the_image_in_one_piece(slide: Slide, tmp_path: Path) -> None:
+    mosaic = infer(slide, everything(slide), as_model(Darkness()), tmp_path / "m.ome.zarr")
+    whole = slide.read(Region(0, 0, slide.width_px, slide.height_px, 0.5))
+    wanted = dab_od_map(whole, Stain.from_json(mosaic.about["stain"]), 0.5)[8:-8, 8:-8]
+    assert wanted.max() > 0.1
+    found = mosaic.read(0, 0, slide.width_px, slide.height_px, [DAB_CHANNEL])[0, 8:-8, 8:-8]
+    assert found == pytest.approx(wanted, rel=1e-3, abs=1e-3)
 
 
 def test_only_tiles_that_touch_a_roi_are_read(slide: Slide, tmp_path: Path) -> None:
@@ -178,6 +188,7 @@ import numpy as np
 from making import Darkness, as_model, whole
 from wsiscore.inference import infer
 from wsiscore.slide.slide import Slide
+from wsiscore.stain import Stain, dab_od_map
 
 source, target, lives = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
