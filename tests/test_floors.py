@@ -15,7 +15,7 @@ FLOORS = [
     ["files", "regions", "stain"],
     ["slide"],
     ["roi", "tiles"],
-    ["identity", "ome_zarr"],
+    ["ome_zarr"],
     ["mosaic"],
     ["cells"],
     ["analysis"],

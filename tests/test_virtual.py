@@ -144,10 +144,10 @@ def test_models_of_the_wrong_kind_are_refused_before_they_run(run: Run, he: Path
     model = restain.write(tmp_path / "blue-to-brown")
     scored = run("score", he, "--model", model, "-o", tmp_path / "out")
     assert scored.exit_code == 1
-    assert "blue-to-brown paints a virtual stain and finds no cells" in scored.stdout
+    assert "blue-to-brown generates a virtual stain and finds no cells" in scored.stdout
     inferred = run("infer", he, "--model", "hdab", "--ome-tiff", "-o", tmp_path / "out")
     assert inferred.exit_code == 1
-    assert "hdab finds cells and paints no picture; leave out --ome-tiff" in inferred.stderr
+    assert "hdab finds cells and generates no picture; leave out --ome-tiff" in inferred.stderr
     assert not list(tmp_path.rglob("mosaic.ome.zarr"))
 
 

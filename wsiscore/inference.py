@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, SlideError
 from wsiscore.files import locked
-from wsiscore.identity import Identity
 from wsiscore.models.contract import Generator, SlideAdaptive
 from wsiscore.models.store import Model
 from wsiscore.mosaic import Mosaic, Shard, TileState
+from wsiscore.ome_zarr import Identity
 from wsiscore.regions import Roi
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import Stain, dab_od_map, pink_fraction
@@ -122,7 +122,7 @@ def infer_tiles(
     Parameters
     ----------
     slide, model, path, progress
-        As in `infer`, as are the result and the errors it shares.
+        As in `infer`, as are the result and the errors.
     tiles
         The grid and the tiles, at the model's mpp.
     batch_size
@@ -217,7 +217,7 @@ class _Run:
         self.retried = {place for place in mosaic.tiles.tiles if self.states[place] == TileState.UNREADABLE}
 
     def fill(self, batch_size: int, progress: bool) -> bool:
-        """Read, infer and write every batch of which a tile is still to do; tell whether anything was written.
+        """Read, infer and write every batch of which a tile is still to do; return whether anything was written.
 
         A batch holds the same tiles in every run, finished or not, since the last digits of a network's sums may
         depend on the size of the batch: so a resumed run gives the very bytes of an uninterrupted one.

@@ -20,8 +20,7 @@ import shapely
 import zarr
 
 from wsiscore.errors import DamagedMosaicError, MosaicError, OutputError
-from wsiscore.identity import Identity, metadata, refuse_other
-from wsiscore.ome_zarr import downsampled, lay_out, levels, shard_tiles
+from wsiscore.ome_zarr import Identity, downsampled, lay_out, levels, metadata, refuse_other, shard_tiles
 from wsiscore.regions import Region
 from wsiscore.tiles import TileGrid, TileList
 
@@ -202,7 +201,7 @@ class Mosaic:
             return None
 
     def _is_worthless(self, identity: Identity) -> bool:
-        """Tell whether it is of another file than the slide is now, and not a whole result of that."""
+        """Return whether it is of another file than the slide is now, and not a whole result of that."""
         known: Mapping[str, Any] = self.about.get("identity", {})
         whole = self.complete and bool((self.states() != TileState.UNREADABLE).all())
         return known.get("slide_sha256") != identity.slide_sha256 and not whole

@@ -33,8 +33,8 @@ class Cells:
     confidence
         Height of the centre map there; of whole cells the mean of the higher class map over the cell; in [0, 1].
     positivity
-        Positive map's share of positive and negative together; of whole cells the positive share of the classified
-        pixels; in [0, 1].
+        Fraction of the positive map in positive and negative together; of whole cells that of the positive pixels in
+        all classified ones; in [0, 1].
     dab_od
         Mean optical density of DAB within 1.5 µm of the centre, less that of the ground between nuclei; of whole cells
         the mean over the cell.

@@ -36,7 +36,7 @@ Weights = Mapping[str, Any]
 Pixels = npt.NDArray[np.uint8]
 
 IMAGE = "image"
-"""`GeneratorSpec.output` of a generator that paints an RGB picture, a slide again, in which no cells are found."""
+"""`GeneratorSpec.output` of a generator of RGB pictures, which are slides again, in which no cells are found."""
 _RGB = frozenset({"red", "green", "blue"})
 
 
