@@ -71,7 +71,7 @@ class Mosaic:
     Raises
     ------
     MosaicError
-        If the folder holds no mosaic of wsiscore.
+        If the folder is not a mosaic of wsiscore.
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
@@ -245,7 +245,15 @@ class Mosaic:
         return np.full(shape, self._level_0.fill_value, self._level_0.dtype)
 
     def write_shard(self, shard: Shard, maps: Array) -> None:
-        """Write all of a shard, (C, h, w) of the mosaic's dtype, in one step."""
+        """Write all of a shard in one step.
+
+        Parameters
+        ----------
+        shard
+            One of `shards`.
+        maps
+            (C, h, w) of the mosaic's dtype, of the size of the shard's region.
+        """
         at, side = shard.region, shard_tiles(self.grid) * self.grid.core_px
         self._shard_file(at.y // side, at.x // side).unlink(missing_ok=True)  # Zarr reads one at the edge first
         target = self._level_0.with_config({"write_empty_chunks": True})
@@ -329,7 +337,13 @@ class Mosaic:
         )
 
     def blocks(self, side_px: int) -> Iterator[Region]:
-        """Yield the squares of this side, cut at the mosaic's edges, in which something was written."""
+        """Yield the squares in which something was written.
+
+        Parameters
+        ----------
+        side_px
+            Side of a square in pixels of the grid's mpp; squares are cut at the mosaic's edges.
+        """
         grid, held = self.grid, self.states() == TileState.WRITTEN
         for y in range(0, grid.height_px, side_px):
             for x in range(0, grid.width_px, side_px):

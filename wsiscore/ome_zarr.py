@@ -41,7 +41,17 @@ def levels(grid: TileGrid) -> list[tuple[int, int]]:
 
 
 def lay_out(path: Path, tiles: TileList, channels: Sequence[str], dtype: str, meta: Mapping[str, Any]) -> None:
-    """Write an empty mosaic to `path`: its arrays, the OME metadata, and `meta` under ``wsiscore``."""
+    """Write an empty mosaic: its arrays, the OME-Zarr 0.5 metadata, and its own.
+
+    Parameters
+    ----------
+    path
+        The folder, which must be new.
+    tiles, channels, dtype
+        As in `wsiscore.mosaic.Mosaic.create`.
+    meta
+        JSON-ready; stored as the attribute ``wsiscore``.
+    """
     grid, names = tiles.grid, [str(level) for level in range(len(levels(tiles.grid)))]
     group = zarr.open_group(path, mode="w", zarr_format=3)
     side = shard_tiles(grid) * grid.core_px

@@ -236,6 +236,11 @@ def score_cells(
     virtual
         The model that generated the slide, if it is a virtual stain.
 
+    Returns
+    -------
+    SlideScore
+        The tally of each ROI and that of their union.
+
     Raises
     ------
     RoiError

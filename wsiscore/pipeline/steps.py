@@ -61,7 +61,26 @@ def tile_slide(path: Path, options: TileOptions) -> Path:
 
 
 def infer_slide(path: Path, options: InferOptions, *, progress: bool = False) -> Mosaic:
-    """Run the model over a slide or a tile list, as far as that is not done yet."""
+    """Run the model over a slide or a tile list, as far as that is not done yet.
+
+    Parameters
+    ----------
+    path
+        A slide or a ``tiles.json``.
+    options
+        The user's choices.
+    progress
+        Whether to show progress on a terminal.
+
+    Returns
+    -------
+    The complete mosaic, in the slide's folder.
+
+    Raises
+    ------
+    WsiscoreError
+        A leaf of it, for whatever is wrong with the slide, the regions, the model or the folder.
+    """
     with open_job(path, options) as job:
         mosaic = _infer(job, options, progress, picture=options.ome_tiff or None)
         if options.ome_tiff:
