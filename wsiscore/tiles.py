@@ -13,12 +13,12 @@ import numpy.typing as npt
 import shapely
 from shapely.geometry import mapping, shape
 
-from wsiscore.errors import MosaicError, RoiError
+from wsiscore.errors import MosaicError, RoiError, SlideError
 from wsiscore.files import replacing
 from wsiscore.regions import Region, Roi
 from wsiscore.slide.slide import Slide
 
-__all__ = ["Tile", "TileGrid", "TileList", "rois_from_json", "rois_to_json"]
+__all__ = ["Tile", "TileGrid", "TileList", "rois_from_json", "rois_to_json", "sample_windows"]
 
 _FORMAT = "wsiscore-tiles-1"
 Polygons = npt.NDArray[Any]
