@@ -332,7 +332,7 @@ def _warn(name: str, mosaic: Mosaic) -> None:
         )
     if mosaic.about.get("polarity") == "unchecked":
         _log.warning(
-            "%s: nobody has checked which class of the model is the stained one; the index may be 100 %% minus this",
+            "%s: which class of the model is the stained one is unchecked; the index may be 100 %% minus this",
             name,
         )
     if unread := int((mosaic.states() == TileState.UNREADABLE).sum()):
