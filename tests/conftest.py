@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the tests share the cores, not each test
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the tests divide the cores, not each test
 
 import cv2
 import numpy as np

@@ -111,7 +111,7 @@ def test_a_saturated_plateau_across_many_blocks_is_one_cell(tmp_path: Path, bloc
     assert (list(cells.x_um), list(cells.y_um), list(cells.positivity)) == ([25.0], [25.0], [1.0])
 
 
-def test_a_dented_top_is_one_cell(tmp_path: Path) -> None:
+def test_a_top_with_a_dip_is_one_cell(tmp_path: Path) -> None:
     maps = np.zeros((4, 40, 40))
     maps[0, 20, 18], maps[0, 20, 19], maps[0, 20, 20] = 1, 0.9, 1
     assert len(find_cells(mosaic_of(tmp_path / "m.zarr", maps, 32))) == 1

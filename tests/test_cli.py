@@ -130,7 +130,7 @@ def test_a_run_goes_on_from_another_folder(rendered: Path, tmp_path: Path, monke
     assert rows(run("score", rendered, "--model", "hdab", "-o", tmp_path)) == first
 
 
-def test_jobs_that_share_a_folder_end_with_the_table_of_all(rendered: Path, tmp_path: Path) -> None:
+def test_jobs_in_one_folder_end_with_the_table_of_all(rendered: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         shutil.copy(rendered, tmp_path / f"{name}.svs")
         shutil.copy(rendered.with_suffix(".geojson"), tmp_path / f"{name}.geojson")

@@ -289,7 +289,7 @@ def test_the_slide_itself_is_never_the_truth(tmp_path):
     table = write_found(tmp_path / "out" / "a" / "cells.parquet", ONE[0])
     (table.parent / "run.json").write_text(json.dumps({"slide": {"path": str(slide)}}))
     slide.parent.mkdir()
-    tifffile.imwrite(slide, np.tile(label_map(), (4, 4)).astype(np.uint16))  # the content alone does not tell
+    tifffile.imwrite(slide, np.tile(label_map(), (4, 4)).astype(np.uint16))  # the content alone does not decide
     for truth, says in ((slide, "is the slide itself"), (slide.parent, r"a\.ome\.tif is the slide itself")):
         with pytest.raises(TruthError, match=says) as caught:
             evaluate_cells([tmp_path / "out"], truth, mpp=0.5)
