@@ -83,8 +83,7 @@ def test_a_mosaic_is_scored_again_without_the_model(scored: tuple[Path, dict[str
 def test_positive_cells_have_more_dab(scored: tuple[Path, dict[str, str]]) -> None:
     cells = pq.read_table(scored[0] / "rendered" / "cells.parquet").to_pydict()
     density, positive = np.array(cells["dab_od"]), np.array(cells["class"]) == "positive"
-    assert np.median(density[positive]) > 2 * np.median(density[~positive])
-    assert (density[positive] > 0).all()
+    assert np.median(density[positive]) > np.median(density[~positive]) + 0.05
 
 
 def test_what_could_not_be_read_is_taken_off_the_area_of_the_score(
