@@ -1,6 +1,7 @@
 """What a model's card may say."""
 
 import json
+import os
 from dataclasses import asdict, replace
 
 import numpy as np

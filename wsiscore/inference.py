@@ -29,7 +29,7 @@ from wsiscore.ome_zarr import Identity
 from wsiscore.regions import Roi
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import Stain, dab_od_map, pink_fraction
-from wsiscore.tiles import Tile, TileGrid, TileList
+from wsiscore.tiles import Tile, TileList, sample_windows
 
 __all__ = ["ARITHMETIC", "DAB_CHANNEL", "infer", "infer_tiles"]
 
