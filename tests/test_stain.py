@@ -70,12 +70,12 @@ def test_estimate_finds_the_vectors_and_the_light_of_the_slide(shift_h, shift_d,
 
 
 @pytest.mark.parametrize(
-    ("shares", "present", "absent"),
+    ("fractions", "present", "absent"),
     [((0.3, 0.0), "hematoxylin", "dab"), ((0.0, 0.3), "dab", "hematoxylin")],
 )
-def test_a_stain_that_is_not_there_keeps_its_published_vector(shares, present, absent):
+def test_a_stain_that_is_not_there_keeps_its_published_vector(fractions, present, absent):
     true = Stain(unit(0.72, 0.62, 0.3), unit(0.3, 0.55, 0.78), (240.0,) * 3)
-    pixels = slide_pixels(true, hematoxylin_share=shares[0], dab_share=shares[1])
+    pixels = slide_pixels(true, hematoxylin_share=fractions[0], dab_share=fractions[1])
     found = Stain.estimate(pixels)
     assert found.found == (present,)
     assert getattr(found, absent) == getattr(Stain.default(), absent)
@@ -142,7 +142,7 @@ def test_eosin_is_pink():
 
 
 @pytest.mark.shared
-def test_h_and_e_is_told_from_ihc(shared):
+def test_h_and_e_is_distinguished_from_ihc(shared):
     data = shared / "data"
     he = np.asarray(Image.open(data / "he-monuseg" / "TCGA-AR-A1AS-01Z-00-DX1.tif").convert("RGB"))
     assert pink_fraction(he[::4, ::4]) > MOST_PINK

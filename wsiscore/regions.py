@@ -61,13 +61,27 @@ class Region:
 
     @classmethod
     def around_um(cls, left: float, top: float, right: float, bottom: float, mpp: float) -> Self:
-        """Return the smallest region at `mpp` that contains a rectangle given in micrometres."""
+        """Return the smallest region that contains a rectangle given in micrometres.
+
+        Parameters
+        ----------
+        left, top, right, bottom
+            Edges in micrometres from the slide's top left.
+        mpp
+            Micrometres per pixel of the region returned.
+        """
         x, y = (math.floor(edge / mpp + _WHOLE_PIXEL) for edge in (left, top))
         x1, y1 = (math.ceil(edge / mpp - _WHOLE_PIXEL) for edge in (right, bottom))
         return cls(x, y, max(x1 - x, 1), max(y1 - y, 1), mpp)
 
     def at(self, mpp: float) -> Region:
-        """Return the smallest region at another scale that contains this one."""
+        """Return the smallest region at another scale that contains this one.
+
+        Parameters
+        ----------
+        mpp
+            Micrometres per pixel of the region returned.
+        """
         return Region.around_um(*self.bounds_um, mpp)
 
     def contains(self, other: Region) -> bool:
@@ -87,7 +101,13 @@ class Region:
         )
 
     def intersection(self, other: Region) -> Region | None:
-        """Return what both cover, or None; an error if the scales differ."""
+        """Return the region that both cover, or None if there is none.
+
+        Raises
+        ------
+        ValueError
+            If the scales differ.
+        """
         self._same_scale(other)
         x, y = max(self.x, other.x), max(self.y, other.y)
         width = min(self.x + self.width, other.x + other.width) - x

@@ -95,7 +95,7 @@ class SlideScore:
     cutoff
         Percent at and above which the index is high.
     virtual
-        Who painted the slide, if it is a virtual stain; None if it was stained.
+        The model that generated the slide, if it is a virtual stain; None if it was stained.
     flags
         Words of `wsiscore.analysis.flags` that apply to it.
     sampling
@@ -234,12 +234,17 @@ def score_cells(
     unread_um
         What of the ROIs could not be read, in micrometres; it is taken off the area.
     virtual
-        Who painted the slide, if it is a virtual stain.
+        The model that generated the slide, if it is a virtual stain.
+
+    Returns
+    -------
+    SlideScore
+        The tally of each ROI and that of their union.
 
     Raises
     ------
     RoiError
-        If two ROIs share a name.
+        If two ROIs have the same name.
     ValueError
         If the cutoff is not between 0 and 100.
     """

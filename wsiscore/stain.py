@@ -93,7 +93,7 @@ class Stain:
         """Measure the stains on pixels of one slide.
 
         As in Macenko et al. (ISBI 2009), a pure stain lies at the end of the range of hues. Here each stain
-        is sought only on its own side of the published pair, and is believed only if enough pixels show it
+        is sought only on its own side of the published pair, and is used only if enough pixels show it
         and it is near enough to the published vector; else the published vector stands. So a slide with no
         DAB does not have its hematoxylin called DAB, nor the other way round.
 

@@ -13,14 +13,17 @@ import numpy.typing as npt
 import shapely
 from shapely.geometry import mapping, shape
 
-from wsiscore.errors import MosaicError, RoiError
+from wsiscore.errors import MosaicError, RoiError, SlideError
 from wsiscore.files import replacing
 from wsiscore.regions import Region, Roi
 from wsiscore.slide.slide import Slide
 
-__all__ = ["Tile", "TileGrid", "TileList", "rois_from_json", "rois_to_json"]
+__all__ = ["Tile", "TileGrid", "TileList", "rois_from_json", "rois_to_json", "sample_windows"]
 
 _FORMAT = "wsiscore-tiles-1"
+_WINDOWS = 32  # most windows of a sample, of this side and margin
+_WINDOW_PX = 256
+_WINDOW_MARGIN_PX = 32
 Polygons = npt.NDArray[Any]
 _MOST_CORNERS = 500  # of an outline that is compared with each core
 
@@ -316,3 +319,40 @@ def _cut(parts: Polygons, bounds: tuple[float, float, float, float]) -> Polygons
     crosses &= shapely.get_num_coordinates(parts) > _MOST_CORNERS // 5
     pieces = shapely.get_parts(shapely.intersection(parts[crosses], shapely.box(*bounds)))
     return np.concatenate([parts[~crosses], pieces[shapely.get_dimensions(pieces) == 2]])
+
+
+def sample_windows(
+    slide: Slide, rois: Sequence[Roi], mpp: float, multiple_px: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Read windows spread evenly over the regions, which do not depend on the size of the tiles.
+
+    Parameters
+    ----------
+    slide, rois
+        What is read, and where.
+    mpp
+        Micrometres per pixel of the windows.
+    multiple_px
+        The side S of a window is a multiple of this, at least 256 pixels.
+
+    Returns
+    -------
+    (N, S, S, 3) RGB, N possibly 0, and (N, 1, S, S): 1 in the core of each window and on the slide, 0 elsewhere.
+    """
+    side = -(-_WINDOW_PX // multiple_px) * multiple_px
+    width_um, height_um = slide.width_px * slide.mpp, slide.height_px * slide.mpp
+    grid = TileGrid.over(width_um, height_um, mpp, side, _WINDOW_MARGIN_PX)
+    listed, read, weights = grid.touching(rois), [], []
+    n = min(max(4, _WINDOWS * _WINDOW_PX**2 // side**2), len(listed))
+    for i in range(n):
+        tile = grid.tile(*listed[i * len(listed) // n])
+        try:
+            read.append(slide.read(tile.read))
+        except SlideError:
+            continue
+        weights.append(np.zeros((1, side, side), np.float32))
+        core = np.s_[_WINDOW_MARGIN_PX : _WINDOW_MARGIN_PX + tile.write.height]
+        weights[-1][0, core, _WINDOW_MARGIN_PX : _WINDOW_MARGIN_PX + tile.write.width] = 1
+    if not read:
+        return np.empty((0, side, side, 3), np.uint8), np.empty((0, 1, side, side), np.float32)
+    return np.stack(read), np.stack(weights)

@@ -26,7 +26,7 @@ _MOST_NUMBERS = 10**9  # of a network without weights
 class NetworkGenerator:
     """A torch network as a `Generator`.
 
-    A GPU runs the whole batch at once. On the CPU each core runs its own tile: threads that share a convolution wait
+    A GPU runs the whole batch at once. On the CPU each core runs its own tile: threads that divide a convolution wait
     for each other at every layer, which is slow when other threads read and decode tiles.
 
     Parameters

@@ -61,9 +61,28 @@ def tile_slide(path: Path, options: TileOptions) -> Path:
 
 
 def infer_slide(path: Path, options: InferOptions, *, progress: bool = False) -> Mosaic:
-    """Run the model over a slide or a tile list, as far as that is not done yet."""
+    """Run the model over a slide or a tile list, as far as that is not done yet.
+
+    Parameters
+    ----------
+    path
+        A slide or a ``tiles.json``.
+    options
+        The user's choices.
+    progress
+        Whether to show progress on a terminal.
+
+    Returns
+    -------
+    The complete mosaic, in the slide's folder.
+
+    Raises
+    ------
+    WsiscoreError
+        A leaf of it, for whatever is wrong with the slide, the regions, the model or the folder.
+    """
     with open_job(path, options) as job:
-        mosaic = _infer(job, options, progress, paints=options.ome_tiff or None)
+        mosaic = _infer(job, options, progress, picture=options.ome_tiff or None)
         if options.ome_tiff:
             with job.record.stage("ome_tiff"):
                 write_ome_tiff(job.folder / f"{job.folder.name}-virtual.ome.tif", mosaic.path)
@@ -88,7 +107,7 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         A leaf of it, for whatever is wrong with the slide, the regions, the model or the folder.
     """
     with open_job(path, options) as job:
-        mosaic = job.mosaic or _infer(job, options, progress, paints=False)
+        mosaic = job.mosaic or _infer(job, options, progress, picture=False)
         model = str(mosaic.about["model"].get("name", "unnamed"))
         if job.mosaic and options.model and not _made_by(mosaic, options.model):
             raise MosaicError(f"{path} was made by {model}, not {options.model}; to use that, score the slide itself")
@@ -185,16 +204,16 @@ def _model(folder: Path, device: str, maps: Maps, norm: Literal["tile", "slide"]
     return load_model(folder, device, maps=maps, norm=norm)
 
 
-def _infer(job: Job, options: InferOptions, progress: bool, *, paints: bool | None = None) -> Mosaic:
-    """Run the model; ModelError if `paints` is given and it paints a picture, or does not, unlike that."""
+def _infer(job: Job, options: InferOptions, progress: bool, *, picture: bool | None = None) -> Mosaic:
+    """Run the model; ModelError if `picture` is given and differs from whether the model generates a picture."""
     folder = find_model(options.model or default_model())
     card = read_card(folder)
     spec = card.spec
-    if paints is not None and paints != (spec.rules is None):
+    if picture is not None and picture != (spec.rules is None):
         raise ModelError(
-            f"{card.name} finds cells and paints no picture; leave out --ome-tiff"
-            if paints
-            else f"{card.name} paints a virtual stain and finds no cells; `wsiscore infer` with it, "
+            f"{card.name} finds cells and generates no picture; leave out --ome-tiff"
+            if picture
+            else f"{card.name} generates a virtual stain and finds no cells; `wsiscore infer` with it, "
             "and pipe the path that prints into `wsiscore score -`"
         )
     if spec.rules and isinstance(options, ScoreOptions):
@@ -244,7 +263,7 @@ def _find(job: Job, mosaic: Mosaic, rules: Rules, options: ScoreOptions, progres
                     raise
                 _log.warning("%s", error)
                 Mosaic(mosaic.path, writable=True).reset(error.tiles)
-            mosaic = _infer(job, options, progress, paints=False)
+            mosaic = _infer(job, options, progress, picture=False)
         return mosaic, *rules.find(mosaic)
 
 
@@ -295,7 +314,7 @@ def _rescored_rois(job: Job, mosaic: Mosaic, options: ScoreOptions) -> Sequence[
         beyond = shapely.area(shapely.difference(roi.outline_um, held))
         if beyond > 1e-6 * roi.outline_um.area:
             raise RoiError(
-                f"{source}: {roi.name!r} reaches {beyond / 1e6:.3f} mm² beyond what {mosaic.path} holds; "
+                f"{source}: {roi.name!r} extends {beyond / 1e6:.3f} mm² beyond what {mosaic.path} holds; "
                 "score the slide itself with this ROI, into another folder"
             )
     job.record.note("settings", {"roi_source": source})
@@ -307,13 +326,13 @@ def _warn(name: str, mosaic: Mosaic) -> None:
     if (pink := mosaic.about.get("pink_share", 0)) > MOST_PINK:
         _log.warning(
             "%s: %.0f %% of the stained pixels are pinker than hematoxylin and DAB can be; "
-            "if this is an H&E slide, its index means nothing",
+            "if this is an H&E slide, its index is not valid",
             name,
             100 * pink,
         )
     if mosaic.about.get("polarity") == "unchecked":
         _log.warning(
-            "%s: nobody has checked which class of the model is the stained one; the index may be 100 %% minus this",
+            "%s: which class of the model is the stained one is unchecked; the index may be 100 %% minus this",
             name,
         )
     if unread := int((mosaic.states() == TileState.UNREADABLE).sum()):

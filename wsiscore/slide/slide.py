@@ -121,13 +121,34 @@ class Slide:
         return out
 
     def overview(self, max_px: int) -> Region:
-        """Return the whole slide as a region of at most `max_px` on its longer side, never enlarged."""
+        """Return the whole slide as a region.
+
+        Parameters
+        ----------
+        max_px
+            Largest number of pixels on the longer side; the scale is never finer than that of level 0.
+        """
         longer = max(self.width_px, self.height_px)
         right, bottom = self.width_px * self.mpp, self.height_px * self.mpp
         return Region.around_um(0, 0, right, bottom, self.mpp * max(1.0, longer / max_px))
 
     def thumbnail(self, max_px: int) -> Pixels:
-        """Return the whole slide, (h, w, 3) RGB in 0..255, at the scale of ``overview(max_px)``."""
+        """Return the whole slide as a small picture.
+
+        Parameters
+        ----------
+        max_px
+            Largest number of pixels on the longer side.
+
+        Returns
+        -------
+        (h, w, 3) RGB in 0..255, at the scale of ``overview(max_px)``.
+
+        Raises
+        ------
+        SlideError
+            If the pixels cannot be decoded.
+        """
         return self.read(self.overview(max_px))
 
     @cached_property

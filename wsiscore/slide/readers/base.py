@@ -87,7 +87,7 @@ class VirtualStain:
 
 
 class Reader(ABC):
-    """Pixels and metadata of one file; level 0 is the finest, and all levels share their top left corner."""
+    """Pixels and metadata of one file; level 0 is the finest, and all levels have the same top left corner."""
 
     format: str
     levels: tuple[Level, ...]
