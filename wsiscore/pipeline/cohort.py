@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from wsiscore.errors import WsiscoreError
 from wsiscore.files import locked, one_line, remove_parts
 from wsiscore.pipeline.engine import Engine
 from wsiscore.pipeline.job import out_of
@@ -44,7 +43,7 @@ def score_slides(paths: Iterable[Path], options: ScoreOptions, engine: Engine) -
     """
     if not engine.local:  # a worker may stand in another folder
         options = replace(options, roi=options.roi and options.roi.absolute())
-    jobs = ((path, replace(options, out=out_of(path, options).absolute())) for path in _once(paths))
+    jobs = ((path.absolute(), replace(options, out=out_of(path, options).absolute())) for path in _once(paths))
     return engine.map(partial(_score_job, progress=engine.local), jobs, _lost)
 
 
@@ -67,9 +66,9 @@ def _score_job(job: tuple[Path, ScoreOptions], *, progress: bool) -> tuple[Path,
     return options.out or out_of(path, options), try_score(path, options, progress=progress)
 
 
-def _lost(job: tuple[Path, ScoreOptions], reason: str) -> tuple[Path, Entry]:
+def _lost(job: tuple[Path, ScoreOptions], error: Exception) -> tuple[Path, Entry]:
     path, options = job
-    return options.out or out_of(path, options), failed(path, options, WsiscoreError(reason))
+    return options.out or out_of(path, options), failed(path, options, error)
 
 
 def write_cohort(out: Path, entries: Sequence[Entry]) -> None:
