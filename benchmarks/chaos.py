@@ -273,12 +273,13 @@ class Chaos:
         return slides
 
     def damage(self, n: int) -> Iterator[Failure]:
-        """Damage the files of a finished mosaic that hold maps; n flipped bits a file."""
+        """Damage up to n of the files of a finished mosaic that hold maps; n flipped bits a file."""
         mosaic = Path("slide", "mosaic.ome.zarr")
         shards = [
             path.relative_to(self.whole) for path in (self.whole / mosaic / "0" / "c").rglob("*") if path.is_file()
         ]
-        for shard, change in itertools.product(sorted(shards), ["deleted", "cut", *["flipped"] * n]):
+        chosen = self.random.sample(sorted(shards), min(n, len(shards)))
+        for shard, change in itertools.product(chosen, ["deleted", "cut", *["flipped"] * n]):
             out = self.new(self.whole)
             content = bytearray((out / shard).read_bytes())
             if change == "deleted":

@@ -167,29 +167,6 @@ def test_info(rendered: Path, scored: tuple[Path, dict[str, str]]) -> None:
     assert mosaic["model"] == "hdab"
 
 
-def test_a_cluster_gives_the_same_table(rendered: Path, scored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
-    from distributed import LocalCluster
-
-    (tmp_path / "note.svs").write_text("no slide")
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-        done = run(
-            "score",
-            tmp_path / "note.svs",
-            rendered,
-            "--model",
-            "hdab",
-            "--cluster",
-            cluster.scheduler_address,
-            "-o",
-            tmp_path / "out",
-        )
-    assert done.exit_code == 1
-    broken, whole = rows(done)
-    assert broken["call"].startswith("error: ")
-    assert broken["model"] == "hdab"
-    assert whole == scored[1]
-
-
 def test_no_cluster_says_so(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsiscore.pipeline.engine._ANSWERS_WITHIN", "1s")
     done = run("score", rendered, "--cluster", "tcp://127.0.0.1:1", "-o", tmp_path)
