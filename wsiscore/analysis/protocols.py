@@ -193,7 +193,10 @@ def _candidates(places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _four_fields(nearest: _Nearest) -> tuple[CountedField, ...]:
-    """Return a field of each level of the local index: with the median index, apart from the others if possible."""
+    """Return a field of each level of the local index: with the median index, apart from the others if possible.
+
+    Of fields with equal indices it is the densest one, which seldom lies at an edge.
+    """
     radius, number = nearest.fields(FIELD_CELLS)
     index = 100 * nearest.positive[number].mean(axis=1)
     order = np.argsort(index, kind="stable")
@@ -206,7 +209,7 @@ def _four_fields(nearest: _Nearest) -> tuple[CountedField, ...]:
     chosen: list[CountedField] = []
     for name, level in zip(names, levels, strict=True):
         members = level if len(level) else order
-        ranked = members[np.argsort(np.abs(index[members] - np.median(index[members])), kind="stable")]
+        ranked = members[np.lexsort((radius[members], np.abs(index[members] - np.median(index[members]))))]
         apart = (at for at in ranked.tolist() if _is_apart(nearest.centres[at], radius[at], chosen))
         at = next(apart, int(ranked[0]))
         chosen.append(nearest.field(name, at, radius[at], number[at], len(level) / len(order)))
