@@ -46,7 +46,7 @@ def scattered(n: int, side_um: float, p: float | str = 0.2, seed: int = 1) -> Ce
 
 
 def mirrored(cells: Cells) -> Cells:
-    return replace(cells, positivity=1 - cells.positivity)
+    return replace(cells, stained=~cells.positive)
 
 
 # ---- blocks
@@ -272,7 +272,7 @@ def test_a_homogeneous_tumour_has_no_hot_spot() -> None:
 def test_a_hot_spot_is_found_where_it_is() -> None:
     cells = scattered(9000, 3000, 0.1)
     hot = np.hypot(cells.x_um - 2000, cells.y_um - 800) < 300
-    found = protocols(replace(cells, positivity=np.where(hot, 0.9, cells.positivity)))
+    found = protocols(replace(cells, stained=hot | cells.positive))
     spot = found.hot_spot
     assert spot is not None
     assert spot.above_chance
@@ -296,7 +296,7 @@ def test_chance_is_at_least_the_index_and_the_fields_are_the_same_each_time(seed
 
 def test_negligible_areas_have_their_own_field_and_weight() -> None:
     cells = scattered(12_000, 2000, 0.3)
-    found = protocols(replace(cells, positivity=np.where(cells.x_um < 1500, 0.0, cells.positivity)))
+    found = protocols(replace(cells, stained=(cells.x_um >= 1500) & cells.positive))
     assert [field.name for field in found.fields] == ["negligible", "low", "medium", "high"]
     assert found.fields[0].weight == pytest.approx(0.73, abs=0.06)
     assert abs(found.weighted - found.global_index) < abs(found.unweighted - found.global_index)

@@ -98,7 +98,7 @@ def test_what_could_not_be_read_is_taken_off_the_area() -> None:
 
 
 def test_rois_have_different_names() -> None:
-    with pytest.raises(RoiError, match="same name"):
+    with pytest.raises(RoiError, match="share a name"):
         score_cells(cells_at([], [], []), [Roi("a", shapely.box(0, 0, 1, 1))] * 2)
 
 

@@ -238,6 +238,6 @@ def _hot_spot(cells: Cells, nearest: _Nearest) -> HotSpot:
 
 def _seed(cells: Cells) -> int:
     digest = hashlib.sha256()
-    for column in (cells.x_um, cells.y_um, cells.positivity):
+    for column in (cells.x_um, cells.y_um, cells.positive):
         digest.update(np.ascontiguousarray(column).tobytes())
     return int.from_bytes(digest.digest()[:8], "little")

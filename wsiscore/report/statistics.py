@@ -199,6 +199,13 @@ STATISTICS: tuple[Statistic, ...] = (
     Statistic("reason", "Reason", lambda score, _: score.decision.reason, Place.TABLE | Place.JSON),
     Statistic("flags", "Flags", lambda score, _: join_flags(score.flags), Place.TABLE | Place.JSON | Place.COHORT),
     Statistic(
+        "other_nuclei",
+        "Other nuclei, left out",
+        lambda score, _: score.n_other,
+        Place.TABLE | Place.JSON | Place.SUMMARY,
+        decimals=0,
+    ),
+    Statistic(
         "sampling_low95", "95 % interval of sampling, lower end", lambda score, _: score.sampling_95[0], _OWN, "%", 1
     ),
     Statistic(
@@ -250,13 +257,6 @@ STATISTICS: tuple[Statistic, ...] = (
         decimals=0,
     ),
     Statistic("cutoff", "Cutoff", lambda score, _: score.cutoff, Place.JSON, unit="%", decimals=1),
-    Statistic(
-        "other_nuclei",
-        "Other nuclei, left out",
-        lambda score, _: score.n_other,
-        Place.TABLE | Place.JSON | Place.SUMMARY,
-        decimals=0,
-    ),
 )
 
 
