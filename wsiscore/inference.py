@@ -190,6 +190,7 @@ def _open_mosaic(
     measured = {
         "polarity": model.card.polarity,
         "index_errors": model.card.index_errors,
+        "index_errors_by_image": model.card.index_errors_by_image,
         "stain": stain.to_json(),
         "pink_share": round(pink_share(sample, stain.white), 4),
         "found": generator.settings if isinstance(generator, SlideAdaptive) and len(sample) else {},
