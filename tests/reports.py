@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from wsiscore.analysis.analyse import analyse
 from wsiscore.cells.table import Cells
 from wsiscore.regions import Roi
 from wsiscore.report.pages.slide import write_report
@@ -64,7 +65,8 @@ def result_of(
     virtual: VirtualStain | None = None,
 ) -> Result:
     rois = rois or [Roi("left", shapely.box(0, 0, 100, 200)), Roi("right", shapely.box(100, 0, 200, 200))]
-    return Result(slide, rois, cells, score_cells(cells, rois, slide=name, model="test", virtual=virtual), run)
+    score = score_cells(cells, rois, slide=name, model="test", virtual=virtual)
+    return Result(slide, rois, cells, score, run, analyse(cells))
 
 
 def report_of(slide: Slide, cells: Cells, path: Path, **values: Any) -> str:

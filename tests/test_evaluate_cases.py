@@ -152,7 +152,18 @@ def test_a_constant_difference_lowers_the_correlation_though_the_order_is_kept()
 
 def score_line(slide, positive, negative):
     index = 100 * positive / (positive + negative) if positive + negative else math.nan
-    return [slide, "hdab", str(positive), str(negative), f"{index:.1f}", "0.0", "100.0", "1.000", "low"]
+    return [
+        slide,
+        "hdab",
+        str(positive),
+        str(negative),
+        f"{index:.1f}",
+        "0.0",
+        "100.0",
+        "1.000",
+        "low",
+        *[""] * (len(HEADER) - 9),
+    ]
 
 
 @pytest.fixture
@@ -286,7 +297,7 @@ def test_bad_scores_are_clear_too(tmp_path):
     (tmp_path / "clinical.csv").write_text("slide,ki67\na,3\n")
     for rows, says in (
         ([score_line("a", 1, 4), score_line("a", 1, 4)], "line 3: slide a is there twice"),
-        ([["a", "hdab", "many", "4", "", "", "", "", ""]], "line 2: wanted counts"),
+        ([["a", "hdab", "many", "4", *[""] * (len(HEADER) - 4)]], "line 2: wanted counts"),
     ):
         write_scores_csv(tmp_path / "scores.csv", rows)
         with pytest.raises(TruthError, match=says):

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reports import HOSTILE, VIRTUAL, cells_at
 
+from wsiscore.analysis.intervals import ModelError, Sampling
 from wsiscore.regions import Roi
 from wsiscore.report.json import read_score, write_score
 from wsiscore.report.statistics import HEADER, STATISTICS, Place, error_row, row, score_json
@@ -50,9 +51,18 @@ def test_json_and_row_say_what_was_counted(one, other, cutoff):
 
 def test_no_cells_has_no_numbers():
     score = SlideScore("s", "m", Tally(0, 0, 0.5))
-    assert row(score)[4:] == ["nan", "nan", "nan", "0.500", "no cells", "no cells were found in the regions", ""]
+    assert row(score)[4:] == [
+        "nan",
+        "nan",
+        "nan",
+        "0.500",
+        "no cells",
+        "no cells were found in the regions",
+        "",
+        *["nan"] * 7,
+    ]
     assert [score_json(score)[key] for key in ("ki67_index", "low95", "high95")] == [None] * 3
-    assert error_row("s", "m", "no\nmpp")[2:] == ["nan"] * 6 + ["error: no\\nmpp", "", ""]
+    assert error_row("s", "m", "no\nmpp")[2:] == ["nan"] * 6 + ["error: no\\nmpp", "", "", *["nan"] * 7]
 
 
 @given(st.text("ab \t\r\n\\ü\udce9"), st.text("m\t"))
@@ -111,7 +121,7 @@ def test_names_are_no_formulas_in_a_spreadsheet(tmp_path):
     write_scores_csv(tmp_path / "scores.csv", rows)
     _, scored, failed = csv.reader((tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines())
     assert scored == [f"'{formula}", "'-m", *rows[0][2:]]
-    assert failed == ["'+s", "'@m", *["nan"] * 6, "error: \\t=1", "", ""]
+    assert failed == ["'+s", "'@m", *["nan"] * 6, "error: \\t=1", "", "", *["nan"] * 7]
     write_cells_table(tmp_path / "cells.csv", cells_at([-1], [-2], [0.5]), [Roi(formula, shapely.box(0, 0, 9, 9))])
     (cell,) = csv.DictReader((tmp_path / "cells.csv").read_text(encoding="utf-8").splitlines())
     assert (cell["roi"], float(cell["x_um"]), float(cell["y_um"])) == (f"'{formula}", -1, -2)
@@ -144,7 +154,17 @@ def test_columns_stay_in_their_order():
 )
 def test_a_score_reads_back(tmp_path_factory, name, by_roi, cutoff, virtual):
     path = tmp_path_factory.mktemp("score") / "score.json"
-    score = SlideScore(name, "m", sum(by_roi.values(), Tally()), by_roi, cutoff, virtual, ("pale", "pen"))
+    score = SlideScore(
+        name,
+        "m",
+        sum(by_roi.values(), Tally()),
+        by_roi,
+        cutoff,
+        virtual,
+        ("pale", "pen"),
+        Sampling(500, 12, 3.5),
+        ModelError(4.5, 0.9, 10),
+    )
     write_score(path, score)
     assert read_score(path) == score
 

@@ -198,6 +198,7 @@ def _open_mosaic(
         "dab_ground_od": _ground_od(generator, stain, sample, weights) if spec.rules else 0.0,
         "polarity": model.card.polarity,
         "index_errors": model.card.index_errors,
+        "index_errors_by_image": model.card.index_errors_by_image,
         "stain": stain.to_json(),
         "pink_share": round(pink_share(sample, stain.white), 4),
         "found": generator.settings if isinstance(generator, SlideAdaptive) and len(sample) else {},

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import shapely
 
-from wsiscore.analysis.flags import UNSUITABLE, flag_sentence
-from wsiscore.analysis.intervals import COUNTING, ModelError, Sampling, p_at_or_above, score_interval
+from wsiscore.analysis.blocks import block_sizes, sampling
+from wsiscore.analysis.flags import UNSUITABLE, flag_sentence, join_flags, split_flags
+from wsiscore.analysis.intervals import COUNTING, ModelError, Sampling, conformal, p_at_or_above, score_interval
 from wsiscore.cells.table import Cells
 from wsiscore.errors import RoiError
 from wsiscore.regions import Roi, inside
 from wsiscore.slide.readers.base import VirtualStain
 
-__all__ = ["CUTOFF", "MIN_CELLS", "UNCLEAR", "Call", "Decision", "SlideScore", "Tally", "decide", "score_cells"]
+__all__ = [
+    "CUTOFF",
+    "MIN_CELLS",
+    "UNCLEAR",
+    "Call",
+    "Decision",
+    "SlideScore",
+    "Tally",
+    "decide",
+    "score_cells",
+    "with_flags",
+]
 
 CUTOFF = 20.0
 """Percent at and above which an index is called high."""
@@ -117,7 +129,7 @@ class SlideScore:
     @property
     def decision(self) -> Decision:
         """The call with its reason."""
-        return decide(self.total, self.cutoff, sampling=self.sampling, model_error=self.model_error, flags=self.flags)
+        return decide(self.total, self.cutoff, varies=self.sampling, model_error=self.model_error, flags=self.flags)
 
     @property
     def call(self) -> Call:
@@ -157,7 +169,7 @@ def decide(
     tally: Tally,
     cutoff: float = CUTOFF,
     *,
-    sampling: Sampling | None = None,
+    varies: Sampling | None = None,
     model_error: ModelError | None = None,
     flags: Sequence[str] = (),
 ) -> Decision:
@@ -173,7 +185,7 @@ def decide(
         The counted cells.
     cutoff
         Percent.
-    sampling
+    varies
         The variation between blocks, from which the probability is computed; from counting alone if None.
     model_error
         The half-width of the model's error; None if it is not known, and then it does not enter.
@@ -188,8 +200,8 @@ def decide(
         return Decision("insufficient", f"{tally.n} cells were counted, and a call needs {MIN_CELLS}")
     index = tally.ki67_index
     side: Literal["low", "high"] = "high" if index >= cutoff else "low"
-    p = p_at_or_above(cutoff, tally.n_positive, tally.n, sampling or COUNTING)
-    by = "sampling" if sampling else "counting alone"
+    p = p_at_or_above(cutoff, tally.n_positive, tally.n, varies or COUNTING)
+    by = "sampling" if varies else "counting alone"
     said = f"by {by} it is at or above {cutoff:g} % with a probability of {_probability_words(p)}"
     if UNCLEAR[0] < p < UNCLEAR[1]:
         return Decision("indeterminate", said)
@@ -215,6 +227,8 @@ def score_cells(
     cutoff: float = CUTOFF,
     unread_um: shapely.Geometry | None = None,
     virtual: VirtualStain | None = None,
+    index_errors: Sequence[float] = (),
+    flags: Iterable[str] = (),
 ) -> SlideScore:
     """Count the cells of each ROI and of all together.
 
@@ -232,6 +246,10 @@ def score_cells(
         What of the ROIs could not be read, in micrometres; it is taken off the area.
     virtual
         Who painted the slide, if it is a virtual stain.
+    index_errors
+        Absolute error of the model's index on each image of sets that it was not chosen on, in points.
+    flags
+        Words of `wsiscore.analysis.flags` that apply to the slide; "blocks_few" and "indeterminate" are added.
 
     Raises
     ------
@@ -246,7 +264,19 @@ def score_cells(
         raise RoiError("two ROIs share a name; rename one, so that the report can tell them apart")
     by_roi = {roi.name: _tally(cells, roi.outline_um, unread_um) for roi in rois}
     union = shapely.union_all([roi.outline_um for roi in rois])
-    return SlideScore(slide, model, _tally(cells, union, unread_um), by_roi, cutoff, virtual)
+    total = _tally(cells, union, unread_um)
+    varies = sampling(block_sizes(cells.select(inside(union, cells.x_um, cells.y_um))))
+    score = SlideScore(slide, model, total, by_roi, cutoff, virtual, (), varies, conformal(index_errors))
+    return with_flags(score, flags)
+
+
+def with_flags(score: SlideScore, flags: Iterable[str]) -> SlideScore:
+    """Return a score with more flags, and with those that its call and its sampling give."""
+    flagged = replace(score, flags=tuple({*score.flags, *flags}))
+    found = {"blocks_few"} if score.sampling and score.sampling.lower_bound else set()
+    if flagged.call == "indeterminate":
+        found.add("indeterminate")
+    return replace(score, flags=split_flags(join_flags({*flagged.flags, *found})))
 
 
 def _tally(cells: Cells, outline: shapely.Geometry, unread: shapely.Geometry | None) -> Tally:

@@ -118,6 +118,12 @@ class Card:
         quoted = (entry for entry in self.tested_on if entry.metric == _INDEX_ERROR)
         return {entry.set: entry.value for entry in quoted if not isinstance(entry.value, str)}
 
+    @property
+    def index_errors_by_image(self) -> dict[str, list[float]]:
+        """The errors of the index, image by image, of each set that nothing was chosen by and has them."""
+        quoted = (entry for entry in self.tested_on if entry.metric == _INDEX_ERROR)
+        return {entry.set: list(entry.errors) for entry in quoted if entry.errors}
+
     def provenance(self) -> dict[str, str | None]:
         """Return what a result must say of its model, JSON-ready: name, family, version, weights_sha256."""
         return {

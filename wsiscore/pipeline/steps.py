@@ -16,6 +16,7 @@ from typing import Literal
 
 import shapely
 
+from wsiscore.analysis.analyse import analyse
 from wsiscore.cells.find import rules_of
 from wsiscore.cells.rules import Rules, rule_flag
 from wsiscore.cells.table import Cells
@@ -34,7 +35,7 @@ from wsiscore.regions import Roi
 from wsiscore.report.json import write_error
 from wsiscore.report.result import Entry, Result
 from wsiscore.report.writers import WRITERS
-from wsiscore.score import SlideScore, score_cells
+from wsiscore.score import MIN_CELLS, SlideScore, score_cells, with_flags
 from wsiscore.slide.ome_tiff import write_ome_tiff
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import MOST_PINK
@@ -98,6 +99,8 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         job.record.note("slide", {"sha256": _unchanged(job, mosaic)})
         mosaic, cells, applied = _find(job, mosaic, rules, options, progress)
         cells = cells.in_rois(rois)
+        known = not job.slide.virtual and rules == rules_of(mosaic)  # of a stained slide, by the model's own rules
+        by_image = mosaic.about.get("index_errors_by_image", {}) if known else {}
         score = score_cells(
             cells,
             rois,
@@ -106,13 +109,16 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
             cutoff=options.cutoff,
             unread_um=mosaic.unreadable_um(),
             virtual=job.slide.virtual,
+            index_errors=[error for errors in by_image.values() for error in errors],
         )
+        with job.record.stage("analysis"):
+            analysis = analyse(cells)
+        score = with_flags(score, analysis.flags(options.cutoff) if score.total.n >= MIN_CELLS else ())
         _warn(job.slide.path.name, mosaic)
-        known = not job.slide.virtual and rules == rules_of(mosaic)  # of a stained slide, by the model's own rules
         errors = mosaic.about.get("index_errors", {}) if known else {}
         job.record.note("model", {**mosaic.about["model"], "index_errors": errors})
         job.record.note("settings", {"cutoff": options.cutoff, **applied.to_json()})
-        _write_results(job, rois, cells, score, csv=options.csv)
+        _write_results(Result(job.slide, rois, cells, score, job.record.values, analysis, options.csv), job)
         for name in (ERROR, ERROR_LOG):  # of an earlier run
             (job.folder / name).unlink(missing_ok=True)
         return score
@@ -307,10 +313,10 @@ def _warn(name: str, mosaic: Mosaic) -> None:
         _log.warning("%s: %d tiles could not be read; counts and area leave them out", name, unread)
 
 
-def _write_results(job: Job, rois: Sequence[Roi], cells: Cells, score: SlideScore, *, csv: bool) -> None:
+def _write_results(result: Result, job: Job) -> None:
     """Write the files of a slide in the order of `WRITERS`; what shows the run record is written once that is done."""
     beside = tuple(name for name in (RUN, TILES) if (job.folder / name).exists())
-    result = Result(job.slide, rois, cells, score, job.record.values, csv, beside)
+    result = replace(result, beside=beside)
     for writer in WRITERS:
         if not writer.when(result):
             continue

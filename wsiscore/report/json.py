@@ -8,7 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from wsiscore.analysis.analyse import Analysis
 from wsiscore.analysis.flags import split_flags
+from wsiscore.analysis.intervals import MIN_BLOCKS, ModelError, Sampling
 from wsiscore.files import replacing
 from wsiscore.report.result import Entry
 from wsiscore.report.statistics import score_json
@@ -21,15 +23,16 @@ _MOST_BYTES = 64 * 2**20  # 100,000 regions take half of it
 _MOST_CELLS = 2**53  # whole numbers up to this are exact as float
 
 
-def write_score(path: Path, score: SlideScore) -> None:
-    """Write `score_json` to a file, indented.
+def write_score(path: Path, score: SlideScore, analysis: Analysis | None = None) -> None:
+    """Write `score_json` to a file, indented, and with it what the analysis of the cells gave.
 
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
-    text = json.dumps(score_json(score), indent=2, ensure_ascii=True, allow_nan=False)
+    values = score_json(score) | (analysis.to_json() if analysis else {})
+    text = json.dumps(values, indent=2, ensure_ascii=True, allow_nan=False)
     with replacing(path) as part:
         part.write_text(text + "\n", encoding="ascii")
 
@@ -84,7 +87,17 @@ def _score(values: dict[str, Any]) -> SlideScore:
     if not 0 < float(cutoff) < 100:
         raise ValueError(f"the cutoff is a percentage between 0 and 100, got {cutoff}")
     regions = {name: _tally(numbers) for name, numbers in by_roi.items()}
-    return SlideScore(slide, model, _tally(values), regions, float(cutoff), virtual, _flags(values))
+    return SlideScore(
+        slide,
+        model,
+        _tally(values),
+        regions,
+        float(cutoff),
+        virtual,
+        _flags(values),
+        _sampling(values),
+        _model_error(values),
+    )
 
 
 def _flags(values: dict[str, Any]) -> tuple[str, ...]:
@@ -92,6 +105,25 @@ def _flags(values: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(flags, str):
         raise TypeError("flags are a text of words, joined by ;")
     return split_flags(flags)
+
+
+def _sampling(values: dict[str, Any]) -> Sampling | None:
+    effect, blocks, side = (values.get(key) for key in ("design_effect", "blocks", "block_um"))
+    if effect is None:
+        return None
+    if not isinstance(blocks, int) or blocks < MIN_BLOCKS or not 1 <= float(effect) < math.inf:
+        raise ValueError(f"a design effect is 1 or more, of {MIN_BLOCKS} blocks or more")
+    lower_bound = "blocks_few" in _flags(values)
+    return Sampling(math.nan if side is None else float(side), blocks, float(effect), lower_bound)
+
+
+def _model_error(values: dict[str, Any]) -> ModelError | None:
+    half, level, images = (values.get(f"model_{key}") for key in ("half_width", "level", "images"))
+    if half is None or level is None or not isinstance(images, int):
+        return None
+    if not (0 <= float(half) < math.inf and 0 < float(level) < 1):
+        raise ValueError(f"a half-width is a number of points at a level, got {half} at {level}")
+    return ModelError(float(half), float(level), images)
 
 
 def _tally(values: dict[str, Any]) -> Tally:

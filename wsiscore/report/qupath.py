@@ -1,18 +1,21 @@
-"""The cells as GeoJSON that QuPath imports as detections."""
+"""The cells and the fields of the protocols, as GeoJSON that QuPath imports."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import shapely
 
+from wsiscore.analysis.protocols import Protocols
 from wsiscore.cells.table import Cells
 from wsiscore.files import replacing
 
-__all__ = ["write_detections"]
+__all__ = ["write_detections", "write_fields"]
 
 _POSITIVE = '{"name":"Positive","color":[250,62,62]}'  # QuPath's own names and colours
 _NEGATIVE = '{"name":"Negative","color":[112,112,225]}'
@@ -47,6 +50,41 @@ def write_detections(path: Path, cells: Cells, *, mpp: float) -> None:
             file.write(before + ",\n".join(features))
             before = ",\n"
         file.write("\n]}\n")
+
+
+def write_fields(path: Path, found: Protocols, *, mpp: float) -> None:
+    """Write the fields of the protocols as QuPath annotations, circles of 64 corners.
+
+    Each has the measurements Index %, Positive, Cells, and the hot spot Chance %.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    found
+        The fields.
+    mpp
+        Micrometres per pixel of level 0.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    features = []
+    hot = (found.hot_spot.field,) if found.hot_spot else ()
+    for field in (*found.fields, *hot):
+        circle = shapely.Point(field.x_um / mpp, field.y_um / mpp).buffer(field.radius_um / mpp, quad_segs=16)
+        numbers = {"Index %": field.index, "Positive": field.n_positive, "Cells": field.n}
+        if found.hot_spot and field is found.hot_spot.field:
+            numbers["Chance %"] = found.hot_spot.chance
+        properties = {"objectType": "annotation", "name": f"Ki67 {field.name}", "measurements": numbers}
+        corners = [[round(x, 1), round(y, 1)] for x, y in circle.exterior.coords]
+        geometry = {"type": "Polygon", "coordinates": [corners]}
+        features.append(json.dumps({"type": "Feature", "geometry": geometry, "properties": properties}))
+    with replacing(path) as part:
+        joined = ",\n".join(features)
+        part.write_text(f'{{"type":"FeatureCollection","features":[\n{joined}\n]}}\n', encoding="ascii")
 
 
 def _features(cells: Cells, mpp: float) -> Iterator[list[str]]:

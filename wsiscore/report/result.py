@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wsiscore.analysis.analyse import Analysis
 from wsiscore.cells.table import Cells
 from wsiscore.regions import Roi
 from wsiscore.score import SlideScore
@@ -31,6 +32,8 @@ class Result:
     run
         What ``run.json`` says: ``slide``, ``model``, ``settings``, ``versions``, ``stages`` (seconds by name),
         ``warnings``, ``started``, ``wsiscore``, ``process_peak_memory_mb``. What is missing is reported as not given.
+    analysis
+        What they say beyond their number.
     csv
         Write the cells as ``cells.csv`` instead of ``cells.parquet``.
     beside
@@ -42,6 +45,7 @@ class Result:
     cells: Cells
     score: SlideScore
     run: Mapping[str, Any]
+    analysis: Analysis
     csv: bool = False
     beside: tuple[str, ...] = ()
 

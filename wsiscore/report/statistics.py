@@ -134,6 +134,7 @@ def _call(score: SlideScore, tally: Tally) -> str:
 
 
 _FILES = Place.TABLE | Place.JSON | Place.JSON_ROI
+_OWN = Place.TABLE | Place.JSON  # of the slide, not of a region
 
 STATISTICS: tuple[Statistic, ...] = (
     Statistic("slide", "Slide", lambda score, _: score.slide, Place.TABLE | Place.JSON),
@@ -196,6 +197,57 @@ STATISTICS: tuple[Statistic, ...] = (
     Statistic("call", "Call", _call, _FILES | Place.COHORT),
     Statistic("reason", "Reason", lambda score, _: score.decision.reason, Place.TABLE | Place.JSON),
     Statistic("flags", "Flags", lambda score, _: join_flags(score.flags), Place.TABLE | Place.JSON | Place.COHORT),
+    Statistic(
+        "sampling_low95", "95 % interval of sampling, lower end", lambda score, _: score.sampling_95[0], _OWN, "%", 1
+    ),
+    Statistic(
+        "sampling_high95", "95 % interval of sampling, upper end", lambda score, _: score.sampling_95[1], _OWN, "%", 1
+    ),
+    Statistic(
+        "design_effect",
+        "Design effect",
+        lambda score, _: score.sampling.design_effect if score.sampling else None,
+        _OWN,
+        decimals=2,
+    ),
+    Statistic(
+        "block_um",
+        "Side of a block",
+        lambda score, _: score.sampling.block_um if score.sampling else None,
+        _OWN,
+        unit="µm",
+        decimals=0,
+    ),
+    Statistic("blocks", "Blocks", lambda score, _: score.sampling.blocks if score.sampling else None, _OWN, decimals=0),
+    Statistic(
+        "p_at_or_above_cutoff",
+        "Probability that the index is at or above the cutoff",
+        lambda score, _: score.p_at_or_above_cutoff,
+        _OWN,
+        decimals=4,
+    ),
+    Statistic(
+        "model_half_width",
+        "Half-width of the model's error",
+        lambda score, _: score.model_error.half_width if score.model_error else None,
+        _OWN,
+        unit="points",
+        decimals=1,
+    ),
+    Statistic(
+        "model_level",
+        "Level of the model's half-width",
+        lambda score, _: score.model_error.level if score.model_error else None,
+        Place.JSON,
+        decimals=2,
+    ),
+    Statistic(
+        "model_images",
+        "Images behind the model's half-width",
+        lambda score, _: score.model_error.images if score.model_error else None,
+        Place.JSON,
+        decimals=0,
+    ),
     Statistic("cutoff", "Cutoff", lambda score, _: score.cutoff, Place.JSON, unit="%", decimals=1),
 )
 

@@ -13,7 +13,7 @@ from wsiscore.report.json import write_score
 from wsiscore.report.overlay import write_overlay
 from wsiscore.report.pages.cohort import write_index
 from wsiscore.report.pages.slide import write_report
-from wsiscore.report.qupath import write_detections
+from wsiscore.report.qupath import write_detections, write_fields
 from wsiscore.report.result import Entry, Result
 from wsiscore.report.statistics import entry_row
 from wsiscore.report.tables import write_cells_table, write_scores_csv
@@ -90,12 +90,18 @@ _REPORT = "report.html"
 WRITERS: tuple[Writer, ...] = (
     Writer("cells.parquet", "the cells", _write_cells, lambda result: not result.csv),
     Writer("cells.csv", "the cells, with --csv", _write_cells, lambda result: result.csv),
-    Writer("score.json", "the numbers", lambda path, result: write_score(path, result.score)),
+    Writer("score.json", "the numbers", lambda path, result: write_score(path, result.score, result.analysis)),
     Writer(
         "cells.geojson",
         "the cells for QuPath",
         lambda path, result: write_detections(path, result.cells, mpp=result.slide.mpp),
         link="cells",
+    ),
+    Writer(
+        "fields.geojson",
+        "the fields of the protocols for QuPath",
+        lambda path, result: write_fields(path, result.analysis.protocols, mpp=result.slide.mpp),
+        lambda result: bool(result.analysis.protocols.fields),
     ),
     Writer(
         "overlay.jpg",
