@@ -34,6 +34,7 @@ _STAINED_OD = 0.3  # sum over the channels: paler pixels have no sure hue
 _PINK = 0.2  # excess of green density over the mean of red and blue, by the norm; 0.23 in pure hematoxylin, 0.9 in eosin
 _COARSE_UM = 2.0  # pixels for marks of ink and folds
 _INK_OD = 0.45  # least density of ink in its strongest channel
+_VIVID_OD, _VIVID = 0.8, 0.1  # ink of any hue: a channel this dense, and another with less than this fraction of it
 _FOLD_OD = 0.45  # least mean density of a fold
 _SMOOTH = 0.15  # standard deviation over mean, in 3 x 3 coarse pixels: ink and folds have less, nuclei have more
 _PEN_PX, _FOLD_PX = 1, 4  # radius of the smallest disc that a mark of ink, or a fold, holds, in coarse pixels
@@ -104,6 +105,7 @@ def _chord(plane: Plane, strongest: float) -> float:
 
 def _pink(od: Plane, total: Plane) -> float:
     """Return the fraction of pixels stained pink to violet."""
+    od, total = np.ascontiguousarray(od[::2, ::2]), total[::2, ::2]
     excess = 1.5 * od[..., 1] - 0.5 * total  # green less the mean of red and blue
     return float(((excess > 0) & (excess * excess > _PINK**2 * _sum(od * od)) & (total > _STAINED_OD)).mean())
 
@@ -115,7 +117,8 @@ def _marks(od: Plane, mpp: float) -> tuple[float, float]:
     grey = _sum(coarse) / 3
     mean = cv2.blur(grey, (3, 3))
     smooth = cv2.blur(grey * grey, (3, 3)) < (1 + _SMOOTH**2) * mean * mean
-    ink = smooth & ink_hues(coarse, _INK_OD)
+    vivid = (coarse.max(axis=2) > _VIVID_OD) & (coarse.min(axis=2) < _VIVID * coarse.max(axis=2))
+    ink = smooth & (vivid | ink_hues(coarse, _INK_OD))
     pen = _opened(ink, _PEN_PX)
     return float(pen.mean()), float(_opened(smooth & (mean > _FOLD_OD) & ~pen, _FOLD_PX).mean())
 
