@@ -15,6 +15,7 @@ FLOORS = [
     ["files", "regions", "stain"],
     ["slide"],
     ["roi", "tiles"],
+    ["quality"],
     ["ome_zarr"],
     ["mosaic"],
     ["cells"],

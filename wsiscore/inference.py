@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ from wsiscore.files import locked
 from wsiscore.models.contract import Generator, SlideAdaptive
 from wsiscore.models.store import Model
 from wsiscore.mosaic import Identity, Mosaic, Shard, TileState
+from wsiscore.quality.measures import MEASURES, measure
 from wsiscore.regions import Roi
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import Stain, dab_od_map, pink_share
@@ -202,8 +203,16 @@ def _open_mosaic(
         "stain": stain.to_json(),
         "pink_share": round(pink_share(sample, stain.white), 4),
         "found": generator.settings if isinstance(generator, SlideAdaptive) and len(sample) else {},
+        **({"measures": list(MEASURES)} if spec.rules else {}),
     }
     return Mosaic.create(path, tiles, channels, spec.dtype, identity, about, measured), generator
+
+
+class _Held(NamedTuple):
+    """A shard in memory: its maps, and the measures of its tiles if the mosaic holds them."""
+
+    maps: npt.NDArray[np.generic]
+    measures: npt.NDArray[np.float32] | None
 
 
 class _Run:
@@ -268,10 +277,10 @@ class _Run:
     ) -> None:
         batches = [(shard, batch, batch is all_of[-1]) for shard, all_of in work for batch in all_of]
         writes: deque[tuple[list[Tile], Future[None]]] = deque()
-        maps_of_shard, kept, done = None, deque[Future[None]](), list[Tile]()
+        held, kept, done = None, deque[Future[None]](), list[Tile]()
         for (shard, tiles, last), pixels in self._read_ahead(batches, pool):
-            if maps_of_shard is None:
-                maps_of_shard = self._begin(shard)
+            if held is None:
+                held = self._begin(shard)
             with self.clock("network"):
                 maps = self.generator(np.stack(pixels).transpose(0, 3, 1, 2))
             if not math.isfinite(float(maps.sum())):
@@ -280,27 +289,27 @@ class _Run:
                     "its weights are broken or do not fit it, import or train the model again"
                 )
             for tile, rgb, map_ in zip(tiles, pixels, maps, strict=True):
-                kept.append(_submit(pool, self._keep, tile, rgb, map_, shard, maps_of_shard))
+                kept.append(_submit(pool, self._keep, tile, rgb, map_, shard, held))
             done += tiles
             advance(len(tiles))
             if last:
                 with self.clock("wait_for_writing"):
                     while kept:
                         kept.popleft().result()
-                    writes.append((done, _submit(pool, self.mosaic.write_shard, shard, maps_of_shard)))
+                    writes.append((done, _submit(pool, self.mosaic.write_shard, shard, held.maps, held.measures)))
                     while len(writes) >= _SHARDS_AHEAD:
                         self._settle(*writes.popleft())
-                maps_of_shard, done = None, []
+                held, done = None, []
         with self.clock("wait_for_writing"):
             while writes:
                 self._settle(*writes.popleft())
 
-    def _begin(self, shard: Shard) -> npt.NDArray[np.generic]:
-        """Return the maps of a shard as far as they are written."""
+    def _begin(self, shard: Shard) -> _Held:
+        """Return a shard as far as it is written."""
         if any(self.recorded[place] == TileState.WRITTEN for place in shard.tiles):
             at = shard.region
-            return self.mosaic.read(at.x, at.y, at.width, at.height)
-        return self.mosaic.empty_shard(shard)
+            return _Held(self.mosaic.read(at.x, at.y, at.width, at.height), self.mosaic.measures_of(shard))
+        return _Held(self.mosaic.empty_shard(shard), self.mosaic.measures_of(shard))
 
     def _read_ahead(
         self, batches: Sequence[tuple[Shard, list[Tile], bool]], pool: ThreadPoolExecutor
@@ -326,17 +335,21 @@ class _Run:
         except SlideError:
             return None
 
-    def _keep(self, tile: Tile, rgb: Pixels, maps: Maps, shard: Shard, maps_of_shard: npt.NDArray[np.generic]) -> None:
-        """Put the core of a tile into the maps of its shard, if the tile could be read."""
+    def _keep(self, tile: Tile, rgb: Pixels, maps: Maps, shard: Shard, held: _Held) -> None:
+        """Put the core of a tile into the maps of its shard, and its measures, if the tile could be read."""
         if self.states[tile.row, tile.col] == TileState.UNREADABLE:
             return
         margin, core = self.mosaic.grid.margin_px, tile.write
         kept = np.s_[margin : margin + core.height, margin : margin + core.width]
         x, y = core.x - shard.region.x, core.y - shard.region.y
-        target = maps_of_shard[:, y : y + core.height, x : x + core.width]
+        target = held.maps[:, y : y + core.height, x : x + core.width]
         if self.generator.spec.rules is None:
             target[:] = np.rint(maps[:, *kept] * 255).astype(np.uint8)
             return
+        if held.measures is not None:
+            first_row, first_col = (at // self.mosaic.grid.core_px for at in (shard.region.y, shard.region.x))
+            values = measure(np.ascontiguousarray(rgb[kept]), self.stain, self.mosaic.grid.mpp)
+            held.measures[tile.row - first_row, tile.col - first_col] = values
         target[:-1] = maps[:, *kept]
         target[-1] = dab_od_map(rgb, self.stain, self.mosaic.grid.mpp)[kept]
 

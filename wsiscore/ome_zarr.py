@@ -12,6 +12,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from wsiscore.quality.stored import TileMeasures
 from wsiscore.tiles import TileGrid, TileList
 
 __all__ = ["downsampled", "lay_out", "levels", "shard_tiles"]
@@ -37,8 +38,13 @@ def levels(grid: TileGrid) -> list[tuple[int, int]]:
     return levels
 
 
-def lay_out(path: Path, tiles: TileList, channels: Sequence[str], dtype: str, meta: Mapping[str, Any]) -> None:
-    """Write an empty mosaic to `path`: its arrays, the OME metadata, and `meta` under ``wsiscore``."""
+def lay_out(
+    path: Path, tiles: TileList, channels: Sequence[str], dtype: str, meta: Mapping[str, Any], *, measured: bool
+) -> None:
+    """Write an empty mosaic to `path`: its arrays, the OME metadata, and `meta` under ``wsiscore``.
+
+    `measured` adds the array of measures of quality.
+    """
     grid, names = tiles.grid, [str(level) for level in range(len(levels(tiles.grid)))]
     group = zarr.open_group(path, mode="w", zarr_format=3)
     side = shard_tiles(grid) * grid.core_px
@@ -62,6 +68,8 @@ def lay_out(path: Path, tiles: TileList, channels: Sequence[str], dtype: str, me
         compressors=[ZstdCodec(level=1), Crc32cCodec()],
         dimension_names=("row", "col"),
     )
+    if measured:
+        TileMeasures.lay_out(group, grid, shard_tiles(grid))
     group.attrs.update({"ome": dict(_ome(tiles, channels, dtype, names)), "wsiscore": dict(meta), "complete": False})
 
 

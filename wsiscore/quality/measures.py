@@ -36,8 +36,8 @@ _COARSE_UM = 2.0  # pixels for marks of ink and folds
 _INK_OD = 0.45  # least density of ink in its strongest channel
 _VIVID_OD, _VIVID = 0.8, 0.1  # ink of any hue: a channel this dense, and another with less than this fraction of it
 _FOLD_OD = 0.45  # least mean density of a fold
-_SMOOTH = 0.15  # standard deviation over mean, in 3 x 3 coarse pixels: ink and folds have less, nuclei have more
-_PEN_PX, _FOLD_PX = 1, 4  # radius of the smallest disc that a mark of ink, or a fold, holds, in coarse pixels
+_SMOOTH = 0.15  # standard deviation over mean, in 3 x 3 coarse pixels: ink has less, nuclei have more
+_PEN_PX, _FOLD_PX = 1, 8  # radius of the smallest disc that a mark of ink, or a fold, holds, in coarse pixels
 
 Plane = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -111,7 +111,10 @@ def _pink(od: Plane, total: Plane) -> float:
 
 
 def _marks(od: Plane, mpp: float) -> tuple[float, float]:
-    """Return the fractions of the area under ink, and under folds: dark, without texture, and as wide as such marks."""
+    """Return the fractions of the area under ink, and under folds.
+
+    Ink has its hues and no texture; a fold is dark without a gap between the nuclei. Both are as wide as such marks.
+    """
     size = (max(1, round(od.shape[1] * mpp / _COARSE_UM)), max(1, round(od.shape[0] * mpp / _COARSE_UM)))
     coarse = cv2.resize(od, size, interpolation=cv2.INTER_AREA)
     grey = _sum(coarse) / 3
@@ -120,7 +123,7 @@ def _marks(od: Plane, mpp: float) -> tuple[float, float]:
     vivid = (coarse.max(axis=2) > _VIVID_OD) & (coarse.min(axis=2) < _VIVID * coarse.max(axis=2))
     ink = smooth & (vivid | ink_hues(coarse, _INK_OD))
     pen = _opened(ink, _PEN_PX)
-    return float(pen.mean()), float(_opened(smooth & (mean > _FOLD_OD) & ~pen, _FOLD_PX).mean())
+    return float(pen.mean()), float(_opened((mean > _FOLD_OD) & ~pen, _FOLD_PX).mean())
 
 
 def _opened(mask: Mask, radius_px: int) -> Mask:
