@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, SlideError
+from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, ResolutionError, SlideError
 from wsiscore.files import locked
 from wsiscore.models.contract import Generator, SlideAdaptive
 from wsiscore.models.store import Model
@@ -50,6 +50,7 @@ _GROUND_MAP = 0.1  # maps of cells are below this between them
 _GROUND_OD = 0.03  # hematoxylin and DAB together are above this on tissue, smoothed by this
 _GROUND_SIGMA_UM = 1.0
 _GROUND_PX = 500  # fewer pixels show no ground
+_MOST_ENLARGED = 2.001
 _MAX_UNREADABLE = 0.05  # fraction of tiles past which a slide is called damaged
 
 Maps = npt.NDArray[np.float32]
@@ -136,6 +137,8 @@ def infer_tiles(
         If the model cannot take tiles of this size.
     MosaicError
         If the tiles are at another mpp than the model's.
+    ResolutionError
+        If the slide's pixels are more than twice as wide as the model's.
     """
     spec, grid = model.spec, tiles.grid
     if grid.tile_px % spec.multiple_px:
@@ -146,6 +149,11 @@ def infer_tiles(
         raise MosaicError(
             f"the tiles were laid at {grid.mpp} µm/px and {spec.family} reads {spec.mpp}; "
             f"lay them with `wsiscore tile --at {spec.mpp}`"
+        )
+    if slide.mpp > _MOST_ENLARGED * grid.mpp:
+        raise ResolutionError(
+            f"{slide.path} has {slide.mpp:.4g} µm/px and {spec.family} reads {spec.mpp:g}; a slide is enlarged at most "
+            "2×, so check --mpp, or scan at a finer resolution"
         )
     clock = _Clock({} if seconds is None else seconds)
     batch_size = batch_size or max(1, _BATCH_PX // grid.tile_px**2)

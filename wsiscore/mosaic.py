@@ -1,9 +1,10 @@
 """The maps of one slide as one OME-Zarr 0.5 image.
 
 On disk it is a Zarr 3 group: ``0`` holds the maps at full size as (channel, y, x), ``1``, ``2``, … the pyramid for
-viewers, ``done`` one byte a tile: 0 to do, 1 written, 2 not readable, and ``quality`` the measures of each tile as
-(row, col, measure), if it is a mosaic of cells. A tile's core is a chunk; a square of tiles is a shard, which is one file and is written in one step. Chunks carry a CRC-32C checksum. Zarr reads a missing file as
-empty, so that a missing shard of a written tile is looked for here, and is an error like a wrong checksum.
+viewers, ``done`` one byte a tile: 0 to do, 1 written, 2 not readable, and of a mosaic of cells ``quality`` the measures
+of each tile as (row, col, measure). A tile's core is a chunk; a square of tiles is a shard, which is one file and is
+written in one step. Chunks carry a CRC-32C checksum. Zarr reads a missing file as empty, so that a missing shard of a
+written tile is looked for here, and is an error like a wrong checksum.
 """
 
 from __future__ import annotations

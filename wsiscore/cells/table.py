@@ -19,7 +19,7 @@ NO_ROI = -1
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-_UNSET: Any = np.empty(0)  # stands for a column that follows from the others
+_UNSET: Any = None  # stands for a column that follows from the others
 
 
 @dataclass(frozen=True, slots=True)

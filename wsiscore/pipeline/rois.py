@@ -17,7 +17,10 @@ from wsiscore.roi.tissue import find_tissue
 from wsiscore.slide.readers.omezarr import is_virtual
 from wsiscore.slide.slide import Slide
 
-__all__ = ["rois_of"]
+__all__ = ["FOUND_TISSUE", "rois_of"]
+
+FOUND_TISSUE = "found tissue"
+"""Where regions are from that nobody drew."""
 
 
 def rois_of(slide: Slide, file: Path | None = None, classes: Sequence[str] = ()) -> tuple[list[Roi], str]:
@@ -48,7 +51,7 @@ def rois_of(slide: Slide, file: Path | None = None, classes: Sequence[str] = ())
         return _painted(Mosaic.open(slide.path))
     if not (tissue := find_tissue(slide)):
         raise RoiError(f"{slide.path} shows no tissue; if there is some, draw it and give it with --roi")
-    return tissue, "found tissue"
+    return tissue, FOUND_TISSUE
 
 
 def _painted(mosaic: Mosaic) -> tuple[list[Roi], str]:

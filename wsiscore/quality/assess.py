@@ -6,7 +6,7 @@ The limits were chosen on rendered slides, spoilt on purpose, and on real fields
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -159,7 +159,9 @@ def assess(
     for flag, mask in affected.items():
         if weight.sum() and float(weight[mask].sum() / weight.sum()) >= _LEAST_FRACTION[flag]:
             area_mm2 = float(area[mask].sum()) / 1e6
-            findings.append(Finding(flag, f"{_WORDS[flag]} in {100 * area_mm2 / total_mm2:.0f} % of the area", area_mm2))
+            findings.append(
+                Finding(flag, f"{_WORDS[flag]} in {100 * area_mm2 / total_mm2:.0f} % of the area", area_mm2)
+            )
     if unread is not None and area[unread].sum():
         lost = float(area[unread].sum()) / 1e6
         findings.append(Finding("tiles_missing", f"{int((unread & (area > 0)).sum())} tiles could not be read", lost))
@@ -173,34 +175,22 @@ _WORDS = {"blur": "out of focus", "pen": "ink of a pen", "fold": "dark without a
 
 def _of_slide(slide: dict[str, float]) -> list[tuple[str, str]]:
     """Return the flags of the whole slide, each with what was found."""
-    tests: list[tuple[str, Callable[[], bool], str]] = [
-        (
-            "not_h_dab",
-            lambda: slide["pink"] > LIMITS["pink"],
-            f"{100 * slide['pink']:.0f} % of the tissue is pink to violet, at most {100 * LIMITS['pink']:.0f} % is wanted",
-        ),
-        (
-            "mpp_implausible",
-            lambda: (
-                slide["size_um"] < LIMITS["least_size_um"]
-                or (slide["size_um"] > LIMITS["size_um"] and slide["focus"] < LIMITS["magnified_focus"])
-            ),
-            f"what is stained is {slide['size_um']:.1f} µm wide, {LIMITS['least_size_um']:g} to {LIMITS['size_um']:g} µm "
-            "are wanted",
-        ),
-        (
-            "pale",
-            lambda: slide["hematoxylin"] < LIMITS["hematoxylin"] or slide["stain"] < LIMITS["stain"],
-            f"nuclei have an optical density of {slide['hematoxylin']:.2f} of hematoxylin and {slide['stain']:.2f} in all, "
-            f"at least {LIMITS['hematoxylin']:g} and {LIMITS['stain']:g} are wanted",
-        ),
-        (
-            "over_stained",
-            lambda: slide["background"] > LIMITS["background"],
-            f"between the nuclei the optical density is {slide['background']:.2f}, at most {LIMITS['background']:g} is wanted",
-        ),
-    ]
-    return [(flag, found) for flag, applies, found in tests if applies()]
+    limits, found = LIMITS, []
+    if slide["pink"] > limits["pink"]:
+        wanted = f"at most {100 * limits['pink']:.0f} % is wanted"
+        found.append(("not_h_dab", f"{100 * slide['pink']:.0f} % of the tissue is pink to violet, {wanted}"))
+    magnified = slide["size_um"] > limits["size_um"] and slide["focus"] < limits["magnified_focus"]
+    if magnified or slide["size_um"] < limits["least_size_um"]:
+        wanted = f"{limits['least_size_um']:g} to {limits['size_um']:g} µm are wanted"
+        found.append(("mpp_implausible", f"what is stained is {slide['size_um']:.1f} µm wide, {wanted}"))
+    if slide["hematoxylin"] < limits["hematoxylin"] or slide["stain"] < limits["stain"]:
+        nuclei = f"{slide['hematoxylin']:.2f} of hematoxylin and {slide['stain']:.2f} in all"
+        wanted = f"at least {limits['hematoxylin']:g} and {limits['stain']:g} are wanted"
+        found.append(("pale", f"the darkest nuclei have an optical density of {nuclei}, {wanted}"))
+    if slide["background"] > limits["background"]:
+        wanted = f"at most {limits['background']:g} is wanted"
+        found.append(("over_stained", f"the median optical density is {slide['background']:.2f}, {wanted}"))
+    return found
 
 
 def _area_um2(grid: TileGrid, rois: Sequence[Roi], tiles: Mask) -> Values:

@@ -31,7 +31,9 @@ _TISSUE_UM, _TISSUE_OD = 25.0, 0.08  # the mean density, summed over the channel
 _NUCLEUS_UM = 2.5  # densities are averaged in squares of this side: less than a nucleus, more than its texture
 _STRONGEST = 0.995  # quantile: two nuclei in a tile of 100 µm
 _STAINED_OD = 0.3  # sum over the channels: paler pixels have no sure hue
-_PINK = 0.2  # excess of green density over the mean of red and blue, by the norm; 0.23 in pure hematoxylin, 0.9 in eosin
+_PINK = (
+    0.2  # excess of green density over the mean of red and blue, by the norm; 0.23 in pure hematoxylin, 0.9 in eosin
+)
 _COARSE_UM = 2.0  # pixels for marks of ink and folds
 _INK_OD = 0.45  # least density of ink in its strongest channel
 _VIVID_OD, _VIVID = 0.8, 0.1  # ink of any hue: a channel this dense, and another with less than this fraction of it
@@ -61,7 +63,7 @@ def measure(rgb: npt.NDArray[np.uint8], stain: Stain, mpp: float) -> npt.NDArray
     """
     if mpp < 0.99 * MEASURE_MPP:
         size = (max(1, round(rgb.shape[1] * mpp / MEASURE_MPP)), max(1, round(rgb.shape[0] * mpp / MEASURE_MPP)))
-        rgb, mpp = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), MEASURE_MPP
+        rgb, mpp = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8), MEASURE_MPP
     od = optical_density(rgb, stain.white)
     total = _sum(od)
     values = dict.fromkeys(MEASURES, np.nan)
@@ -83,7 +85,7 @@ def _focus(plane: Plane) -> float:
     """Return log10 of the energy in the finest octave over that in the next two (Laplacian pyramid)."""
     energies = []
     for _ in range(3):
-        low = cv2.pyrDown(plane)
+        low = np.asarray(cv2.pyrDown(plane), dtype=np.float32)
         detail = plane - cv2.pyrUp(low, dstsize=(plane.shape[1], plane.shape[0]))
         energies.append(float(cv2.norm(detail, cv2.NORM_L2SQR)) / detail.size)
         plane = low
@@ -116,7 +118,7 @@ def _marks(od: Plane, mpp: float) -> tuple[float, float]:
     Ink has its hues and no texture; a fold is dark without a gap between the nuclei. Both are as wide as such marks.
     """
     size = (max(1, round(od.shape[1] * mpp / _COARSE_UM)), max(1, round(od.shape[0] * mpp / _COARSE_UM)))
-    coarse = cv2.resize(od, size, interpolation=cv2.INTER_AREA)
+    coarse = np.asarray(cv2.resize(od, size, interpolation=cv2.INTER_AREA), dtype=np.float32)
     grey = _sum(coarse) / 3
     mean = cv2.blur(grey, (3, 3))
     smooth = cv2.blur(grey * grey, (3, 3)) < (1 + _SMOOTH**2) * mean * mean
