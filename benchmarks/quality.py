@@ -1,8 +1,8 @@
 """Which flags sound pictures get, and the same pictures spoilt on purpose.
 
-    python benchmarks/quality.py --sound ki67-fields:0.25 slides/a.svs --not-h-dab he-fields:0.25 --limit 8
+    python benchmarks/quality.py --sound fields:0.25 slides/a.svs --not-h-dab he:0.25 --limit 8
 
-Takes pictures, or folders of them, of hematoxylin and DAB, and of other stains, each with its µm/px behind a colon if it
+Takes pictures, or folders of them, of hematoxylin and DAB and of other stains, each with its µm/px after a colon if it
 does not say it itself. A picture is cut to 400 µm and measured as it is; the first --limit of each folder are also
 spoilt: stain at 20 %, a pen line, Gaussian blur, a fold, and a µm/px six times too large or four times too small.
 Prints a line a picture that is flagged wrongly or missed, and a Markdown table: pictures by kind, and how many of them

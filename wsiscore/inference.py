@@ -317,7 +317,7 @@ class _Run:
         if any(self.recorded[place] == TileState.WRITTEN for place in shard.tiles):
             at = shard.region
             return _Held(self.mosaic.read(at.x, at.y, at.width, at.height), self.mosaic.measures_of(shard))
-        return _Held(self.mosaic.empty_shard(shard), self.mosaic.measures_of(shard))
+        return _Held(self.mosaic.empty_shard(shard), self.mosaic.measures_of(shard, empty=True))
 
     def _read_ahead(
         self, batches: Sequence[tuple[Shard, list[Tile], bool]], pool: ThreadPoolExecutor

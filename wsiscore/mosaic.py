@@ -279,12 +279,12 @@ class Mosaic:
         shape = (len(self.channels), shard.region.height, shard.region.width)
         return np.full(shape, self._level_0.fill_value, self._level_0.dtype)
 
-    def measures_of(self, shard: Shard) -> npt.NDArray[np.float32] | None:
+    def measures_of(self, shard: Shard, *, empty: bool = False) -> npt.NDArray[np.float32] | None:
         """Return the measures of a shard's tiles as far as they are written, (rows, cols, measures).
 
-        They are nan where nothing is written, and None if the mosaic has none.
+        They are nan where nothing is written, everywhere if `empty`, and None if the mosaic has none.
         """
-        return self._quality.of(shard.place(shard_tiles(self.grid))) if self._quality else None
+        return self._quality.of(shard.place(self._quality.side), empty=empty) if self._quality else None
 
     def measures(self) -> npt.NDArray[np.float32] | None:
         """Return the measures of all tiles, (rows, cols, measures) as `wsiscore.quality.measures.MEASURES`.
@@ -309,7 +309,7 @@ class Mosaic:
     def write_shard(self, shard: Shard, maps: Array, measures: npt.NDArray[np.float32] | None = None) -> None:
         """Write all of a shard, (C, h, w) of the mosaic's dtype, in one step, and the measures of its tiles."""
         if self._quality is not None and measures is not None:
-            self._quality.write(shard.place(shard_tiles(self.grid)), measures)
+            self._quality.write(shard.place(self._quality.side), measures)
         at, side = shard.region, shard_tiles(self.grid) * self.grid.core_px
         self._shard_file(at.y // side, at.x // side).unlink(missing_ok=True)  # Zarr reads one at the edge first
         target = self._level_0.with_config({"write_empty_chunks": True})

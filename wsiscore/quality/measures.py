@@ -6,6 +6,7 @@ All are taken at 0.5 µm/px, so that they do not depend on the model. Optical de
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import cv2
@@ -21,7 +22,8 @@ MEASURES: Final = ("tissue", "focus", "size_um", "hematoxylin", "dab", "stain", 
 
 ``tissue``, ``pink``, ``pen`` and ``fold`` are fractions of the tile's area. ``focus`` is the log10 of the energy of
 detail of 1 µm over that of 2 to 4 µm. ``size_um`` is the mean chord of what is stained, in µm. ``hematoxylin``, ``dab``
-and ``stain`` (both together) are the optical density of the most strongly stained nuclei, ``background`` is the median.
+and ``stain`` (both together) are the optical density of the most strongly stained nuclei, ``background`` is the median
+of both. Hematoxylin and DAB are separated by their published vectors: those of a slide that is too pale are not known.
 """
 MEASURE_MPP: Final = 0.5
 """µm/px at which the measures are taken; coarser tiles are measured as they are."""
@@ -30,6 +32,7 @@ _LEAST_PX = 32  # side of the smallest piece of a tile that is measured
 _TISSUE_UM, _TISSUE_OD = 25.0, 0.08  # the mean density, summed over the channels, in squares of this side
 _NUCLEUS_UM = 2.5  # densities are averaged in squares of this side: less than a nucleus, more than its texture
 _STRONGEST = 0.995  # quantile: two nuclei in a tile of 100 µm
+_UNIT_SUM = 1.62  # sum over the channels of a unit of either stain: 1.64 of hematoxylin, 1.61 of DAB
 _STAINED_OD = 0.3  # sum over the channels: paler pixels have no sure hue
 _PINK = (
     0.2  # excess of green density over the mean of red and blue, by the norm; 0.23 in pure hematoxylin, 0.9 in eosin
@@ -53,7 +56,7 @@ def measure(rgb: npt.NDArray[np.uint8], stain: Stain, mpp: float) -> npt.NDArray
     rgb
         (H, W, 3), 0..255.
     stain
-        The stains of the slide.
+        Of the slide; only the level of its background is used.
     mpp
         Micrometres per pixel of `rgb`.
 
@@ -69,8 +72,7 @@ def measure(rgb: npt.NDArray[np.uint8], stain: Stain, mpp: float) -> npt.NDArray
     values = dict.fromkeys(MEASURES, np.nan)
     values["tissue"] = float((_mean(total, _TISSUE_UM / mpp) > _TISSUE_OD).mean())
     if min(rgb.shape[:2]) >= _LEAST_PX:
-        amounts = stain.amounts(od)
-        both = amounts[..., 0] + amounts[..., 1]
+        amounts, both = _published(stain.white).amounts(od), total / _UNIT_SUM
         smooth = [_mean(plane, _NUCLEUS_UM / mpp) for plane in (amounts[..., 0], amounts[..., 1], both)]
         values["hematoxylin"], values["dab"], values["stain"] = (_quantile(plane, _STRONGEST) for plane in smooth)
         values["background"] = _quantile(smooth[2], 0.5)
@@ -79,6 +81,11 @@ def measure(rgb: npt.NDArray[np.uint8], stain: Stain, mpp: float) -> npt.NDArray
         values["pink"] = _pink(od, total)
         values["pen"], values["fold"] = _marks(od, mpp)
     return np.array([values[name] for name in MEASURES], np.float32)
+
+
+@lru_cache(maxsize=16)
+def _published(white: tuple[float, float, float]) -> Stain:
+    return Stain.default(white)
 
 
 def _focus(plane: Plane) -> float:

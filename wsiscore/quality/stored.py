@@ -52,8 +52,11 @@ class TileMeasures:
             attributes={"measures": list(MEASURES)},
         )
 
-    def of(self, chunk: Place) -> Measures:
-        """Return the measures of the tiles of a chunk, (row, col) in chunks; nan where nothing is written."""
+    def of(self, chunk: Place, *, empty: bool = False) -> Measures:
+        """Return the measures of the tiles of a chunk, (row, col) in chunks; nan where nothing is written, or `empty`."""
+        if empty:
+            rows, cols = (min(self.side, n - at * self.side) for n, at in zip(self._array.shape, chunk, strict=False))
+            return np.full((rows, cols, self._array.shape[2]), np.nan, np.float32)
         return np.asarray(self._array[self._tiles(chunk)], dtype=np.float32)
 
     def write(self, chunk: Place, values: Measures) -> None:
