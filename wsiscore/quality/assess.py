@@ -21,7 +21,7 @@ from wsiscore.tiles import TileGrid
 __all__ = ["ADVICE", "LIMITS", "Finding", "Quality", "assess"]
 
 LIMITS: Final = {
-    "focus": -1.34,
+    "focus": -1.36,
     "pen": 0.03,
     "fold": 0.05,
     "hematoxylin": 0.205,
@@ -46,7 +46,7 @@ ADVICE: Final = {
 }
 """What to do about each flag."""
 
-_LEAST_FRACTION = {"blur": 0.2, "pen": 0.002, "fold": 0.01}  # of the tissue in affected tiles, for a flag
+_LEAST_FRACTION = {"blur": 0.3, "pen": 0.002, "fold": 0.01}  # of the tissue in affected tiles, for a flag
 _TYPICAL, _STRONG = 0.5, 0.75  # quantiles of the tiles by their tissue: for size and hue, and for strength
 _NO_TISSUE = 0.05  # weight of a tile without tissue beside one full of it: a slide too pale to show any is still judged
 

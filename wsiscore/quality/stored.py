@@ -53,7 +53,7 @@ class TileMeasures:
         )
 
     def of(self, chunk: Place, *, empty: bool = False) -> Measures:
-        """Return the measures of the tiles of a chunk, (row, col) in chunks; nan where nothing is written, or `empty`."""
+        """Return the measures of the tiles of a chunk, (row, col) in chunks; nan if `empty`, or not written."""
         if empty:
             rows, cols = (min(self.side, n - at * self.side) for n, at in zip(self._array.shape, chunk, strict=False))
             return np.full((rows, cols, self._array.shape[2]), np.nan, np.float32)
