@@ -24,12 +24,13 @@ from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputE
 from wsiscore.files import locked
 from wsiscore.models.contract import Generator, SlideAdaptive
 from wsiscore.models.store import Model
-from wsiscore.mosaic import Identity, Mosaic, Shard, TileState
+from wsiscore.mosaic import Mosaic, Shard, TileState
+from wsiscore.ome_zarr import Identity
 from wsiscore.quality.measures import MEASURES, measure
 from wsiscore.regions import Roi
 from wsiscore.slide.slide import Slide
-from wsiscore.stain import Stain, dab_od_map, pink_share
-from wsiscore.tiles import Tile, TileGrid, TileList
+from wsiscore.stain import Stain, dab_od_map, pink_fraction
+from wsiscore.tiles import Tile, TileList, sample_windows
 
 __all__ = ["ARITHMETIC", "DAB_CHANNEL", "infer", "infer_tiles"]
 
@@ -43,9 +44,6 @@ _log = logging.getLogger("wsiscore")
 _BATCH_PX = 16 * 256**2  # pixels of a default batch: large enough to fill a device, small beside its memory
 _BATCHES_AHEAD = 2  # read before they are asked for
 _SHARDS_AHEAD = 2  # written while the next is computed
-_SAMPLE_WINDOWS = 32  # of this side and margin, read first, to measure the slide's stains and statistics
-_SAMPLE_PX = 256
-_SAMPLE_MARGIN_PX = 32
 _GROUND_MAP = 0.1  # maps of cells are below this between them
 _GROUND_OD = 0.03  # hematoxylin and DAB together are above this on tissue, smoothed by this
 _GROUND_SIGMA_UM = 1.0
@@ -123,7 +121,7 @@ def infer_tiles(
     Parameters
     ----------
     slide, model, path, progress
-        As in `infer`, as are the result and the errors it shares.
+        As in `infer`, as are the result and the errors.
     tiles
         The grid and the tiles, at the model's mpp.
     batch_size
@@ -199,7 +197,7 @@ def _open_mosaic(
         found = mosaic.about["found"]
         return mosaic, generator.with_settings(found) if isinstance(generator, SlideAdaptive) and found else generator
     with clock("sample"):
-        sample, weights = _sample(slide, tiles, spec.multiple_px)
+        sample, weights = sample_windows(slide, tiles.rois, tiles.grid.mpp, spec.multiple_px)
         stain = Stain.estimate(sample) if len(sample) else Stain.default()
         if isinstance(generator, SlideAdaptive) and len(sample):
             generator = generator.for_slide(sample.transpose(0, 3, 1, 2), weights)
@@ -209,7 +207,7 @@ def _open_mosaic(
         "index_errors": model.card.index_errors,
         "index_errors_by_image": model.card.index_errors_by_image,
         "stain": stain.to_json(),
-        "pink_share": round(pink_share(sample, stain.white), 4),
+        "pink_share": round(pink_fraction(sample, stain.white), 4),
         "found": generator.settings if isinstance(generator, SlideAdaptive) and len(sample) else {},
         **({"measures": list(MEASURES)} if spec.rules else {}),
     }
@@ -234,7 +232,7 @@ class _Run:
         self.retried = {place for place in mosaic.tiles.tiles if self.states[place] == TileState.UNREADABLE}
 
     def fill(self, batch_size: int, progress: bool) -> bool:
-        """Read, infer and write every batch of which a tile is still to do; tell whether anything was written.
+        """Read, infer and write every batch of which a tile is still to do; return whether anything was written.
 
         A batch holds the same tiles in every run, finished or not, since the last digits of a network's sums may
         depend on the size of the batch: so a resumed run gives the very bytes of an uninterrupted one.
@@ -407,29 +405,3 @@ def _ground_od(generator: Generator, stain: Stain, sample: Pixels, weights: npt.
         found.append(both[1][(maps.max(axis=0) < _GROUND_MAP) & tissue & (counted[0] > 0)])
     ground = np.concatenate(found) if found else np.empty(0)
     return round(float(np.median(ground)), 4) if len(ground) >= _GROUND_PX else 0.0
-
-
-def _sample(slide: Slide, tiles: TileList, multiple_px: int) -> tuple[Pixels, npt.NDArray[np.float32]]:
-    """Read windows spread evenly over the regions, the same ones whatever the size of the tiles.
-
-    Returns
-    -------
-    (N, S, S, 3) RGB, N possibly 0, and (N, 1, S, S): 1 in the core of each window and on the slide, 0 elsewhere.
-    """
-    side = -(-_SAMPLE_PX // multiple_px) * multiple_px
-    width_um, height_um = slide.width_px * slide.mpp, slide.height_px * slide.mpp
-    grid = TileGrid.over(width_um, height_um, tiles.grid.mpp, side, _SAMPLE_MARGIN_PX)
-    listed, read, weights = grid.touching(tiles.rois), [], []
-    n = min(max(4, _SAMPLE_WINDOWS * _SAMPLE_PX**2 // side**2), len(listed))
-    for i in range(n):
-        tile = grid.tile(*listed[i * len(listed) // n])
-        try:
-            read.append(slide.read(tile.read))
-        except SlideError:
-            continue
-        weights.append(np.zeros((1, side, side), np.float32))
-        core = np.s_[_SAMPLE_MARGIN_PX : _SAMPLE_MARGIN_PX + tile.write.height]
-        weights[-1][0, core, _SAMPLE_MARGIN_PX : _SAMPLE_MARGIN_PX + tile.write.width] = 1
-    if not read:
-        return np.empty((0, side, side, 3), np.uint8), np.empty((0, 1, side, side), np.float32)
-    return np.stack(read), np.stack(weights)

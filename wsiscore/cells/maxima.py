@@ -38,7 +38,7 @@ Ints = npt.NDArray[np.int64]
 class _Maxima:
     """Maxima of one block, or of all: per maximum its number of pixels and sums over them, exact in float64.
 
-    `edge_x`, `edge_y`, `edge_of` are the pixels at the block's rim and the maximum each belongs to.
+    `edge_x`, `edge_y`, `edge_of` are the pixels at the block's edge and the maximum each belongs to.
     """
 
     n: Ints
@@ -74,7 +74,7 @@ def find_maxima(mosaic: Mosaic, *, threshold: float, radius_um: float, smooth_um
 
 
 def local_maxima(center: npt.NDArray[np.float32], radius_px: int, threshold: float) -> npt.NDArray[np.bool_]:
-    """Tell which pixels of a centre map (H, W) are above `threshold` and highest in the square of ±`radius_px`.
+    """Return which pixels of a centre map (H, W) are above `threshold` and highest in the square of ±`radius_px`.
 
     Touching pixels of equal height are all marked: they are one maximum.
     """

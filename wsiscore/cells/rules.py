@@ -39,7 +39,7 @@ def rule(
     Parameters
     ----------
     default
-        Its value where nobody chose one; None if it is found on the slide.
+        Its value where none is given; None if it is found on the slide.
     text
         What it is: a sentence for the help, without a full stop.
     unit

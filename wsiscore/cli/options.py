@@ -1,4 +1,4 @@
-"""Options that two or more commands share, named as the fields of `wsiscore.pipeline.options`."""
+"""Options of two or more commands, named as the fields of `wsiscore.pipeline.options`."""
 
 from __future__ import annotations
 

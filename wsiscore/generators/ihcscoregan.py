@@ -185,7 +185,7 @@ class DualUNet(nn.Module):
         return colour, self.cells(features, skips)
 
     def k_branch(self) -> UNet:
-        """Return the part that a model stores and runs; it shares the weights."""
+        """Return the part that a model stores and runs; it has the same weights."""
         return UNet(self.encoder, self.cells)
 
 

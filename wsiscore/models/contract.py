@@ -36,7 +36,7 @@ Weights = Mapping[str, Any]
 Pixels = npt.NDArray[np.uint8]
 
 IMAGE = "image"
-"""`GeneratorSpec.output` of a generator that paints an RGB picture, a slide again, in which no cells are found."""
+"""`GeneratorSpec.output` of a generator of RGB pictures, which are slides again, in which no cells are found."""
 _RGB = frozenset({"red", "green", "blue"})
 
 
@@ -163,7 +163,7 @@ class SlideAdaptive(Generator, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TargetRules:
-    """How outlined nuclei become the maps a family learns.
+    """How outlined nuclei become the maps that a family is trained on.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ class Recipe(Protocol):
 
     A batch is name -> uint8 tensor (B, 3, H, W): ``rgb``, ``colour``, ``maps`` are rendered tiles with their coloured
     masks and target maps; ``mask_colour``, ``mask_maps`` those of unrelated nuclei; ``tiles`` real ones without
-    labels, where there are any. A family that learns from aligned pictures (`Family.pairs`) is given those instead,
+    labels, where there are any. A family that is trained on aligned pictures (`Family.pairs`) is given those instead,
     under the names it asks for, cropped, rotated and mirrored alike, and what its `Family.derived` adds to them.
     """
 
@@ -256,7 +256,7 @@ class Family:
     recipe
         Makes what trains it; None if it cannot be trained.
     pairs
-        Names of the aligned pictures it learns from, its input first; empty if it learns from tiles. The renderer knows
+        Names of the aligned pictures it is trained on, its input first; empty for training on tiles. The renderer knows
         ``he``, ``ihc``, ``hematoxylin``, ``dapi``, ``lap2``, ``marker``, ``segmentation``.
     derived
         Computes further pictures, (H, W) or (H, W, C), from an aligned set of (H, W, 3), all uint8 in 0..255, where

@@ -20,11 +20,13 @@ __all__ = ["NetworkGenerator", "initialised", "load_weights", "loaded", "mixed_p
 
 Network = TypeVar("Network", bound=nn.Module)
 
+_MOST_NUMBERS = 10**9  # of a network without weights
+
 
 class NetworkGenerator:
     """A torch network as a `Generator`.
 
-    A GPU runs the whole batch at once. On the CPU each core runs its own tile: threads that share a convolution wait
+    A GPU runs the whole batch at once. On the CPU each core runs its own tile: threads that divide a convolution wait
     for each other at every layer, which is slow when other threads read and decode tiles.
 
     Parameters
@@ -187,6 +189,12 @@ def load_weights(network: nn.Module, weights: Mapping[str, Any], description: st
         If a weight is missing, has another shape, or is not one of the network's.
     """
     state = network.state_dict()
+    _refuse_others(state, weights, description)
+    network.load_state_dict({name: torch.as_tensor(weights[name]) for name in state})
+
+
+def _refuse_others(state: Mapping[str, torch.Tensor], weights: Mapping[str, Any], description: str) -> None:
+    """Raise a ModelError unless `weights` has the names and shapes of a network's state, and no others."""
     for name, value in state.items():
         if name not in weights:
             raise ModelError(f"the weights are not those of {description}: {name!r} is missing")
@@ -195,11 +203,20 @@ def load_weights(network: nn.Module, weights: Mapping[str, Any], description: st
             raise ModelError(f"the weights are not those of {description}: {name!r} is {found}, wanted {wanted}")
     if extra := sorted(set(weights) - set(state)):
         raise ModelError(f"the weights are not those of {description}: {extra[0]!r} is not one of them")
-    network.load_state_dict({name: torch.as_tensor(weights[name]) for name in state})
 
 
 def loaded(make: Callable[[], Network], weights: Mapping[str, Any] | None, description: str) -> Network:
-    """Return ``make()`` with `weights`, or newly initialised if they are None; see `load_weights`."""
+    """Return ``make()`` with `weights`, or newly initialised if they are None; see `load_weights`.
+
+    A network on torch's meta device, which takes no memory, is checked first: no card can ask for more memory than its
+    weights take.
+    """
+    with torch.device("meta"):
+        state = make().state_dict()
+    if weights is not None:
+        _refuse_others(state, weights, description)
+    elif (size := sum(value.numel() for value in state.values())) > _MOST_NUMBERS:
+        raise ModelError(f"{description} has {size:.2g} weights; wanted at most {_MOST_NUMBERS:.0e}")
     network = initialised(make)
     if weights is not None:
         load_weights(network, weights, description)

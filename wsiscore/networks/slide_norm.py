@@ -1,7 +1,7 @@
 """Normalisation by the statistics of a slide: measured once over a sample of it, then fixed.
 
 Instance normalisation makes the maps of a pixel depend on the tile it is in. With statistics of the whole slide they
-depend on the pixel's surroundings alone, as far as the network's receptive field reaches: tile size, batch and slide
+depend on the pixel's surroundings alone, as far as the network's receptive field extends: tile size, batch and slide
 edge change nothing. Related: thumbnail instance normalisation (Chen et al., arXiv 2203.00963) and kernelized instance
 normalisation (Ho et al., ECCV 2022), which approximate such statistics tile by tile.
 

@@ -100,6 +100,9 @@ class ScoreOptions(InferOptions):
         Percent at and above which an index is high.
     rules
         Rules for finding cells by name, as in `wsiscore.cells.rules`; those left out are the model's.
+    count
+        Whether ``all`` nuclei count or those of the ``tumour`` alone, where the model tells them apart; by default all
+        in regions that somebody drew, and those of the tumour in found tissue.
     csv
         Whether the cells are written as CSV instead of Parquet.
     """
@@ -107,3 +110,4 @@ class ScoreOptions(InferOptions):
     cutoff: float = CUTOFF
     rules: Mapping[str, float] = field(default_factory=dict)
     csv: bool = False
+    count: Literal["tumour", "all"] | None = None

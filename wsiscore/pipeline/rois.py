@@ -1,4 +1,4 @@
-"""Where a slide is scored: what somebody drew on it, what it was painted in, or the tissue found."""
+"""The regions in which a slide is scored: drawn annotations, those of a virtual stain, or found tissue."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ FOUND_TISSUE = "found tissue"
 
 
 def rois_of(slide: Slide, file: Path | None = None, classes: Sequence[str] = ()) -> tuple[list[Roi], str]:
-    """Return the ROIs of a slide, and where they are from: a file's whole path or "found tissue".
+    """Return the ROIs of a slide and their source: the whole path of a file, or "found tissue".
 
-    A virtual stain has the regions of the slide it was painted from, without what could not be read there.
+    A virtual stain has the regions of the slide it was generated from, without the parts that could not be read.
 
     Parameters
     ----------
@@ -48,13 +48,13 @@ def rois_of(slide: Slide, file: Path | None = None, classes: Sequence[str] = ())
     if classes:
         raise RoiError(f"{slide.path} has no ROI file beside it to choose {', '.join(classes)} from; give --roi")
     if is_virtual(slide.path):
-        return _painted(Mosaic.open(slide.path))
+        return _of_virtual(Mosaic.open(slide.path))
     if not (tissue := find_tissue(slide)):
         raise RoiError(f"{slide.path} shows no tissue; if there is some, draw it and give it with --roi")
     return tissue, FOUND_TISSUE
 
 
-def _painted(mosaic: Mosaic) -> tuple[list[Roi], str]:
+def _of_virtual(mosaic: Mosaic) -> tuple[list[Roi], str]:
     rois, unread = list(mosaic.tiles.rois), mosaic.unreadable_um()
     if unread is not None:
         cut = [replace(roi, outline_um=shapely.difference(roi.outline_um, unread)) for roi in rois]

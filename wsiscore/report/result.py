@@ -39,6 +39,8 @@ class Result:
         Of the slide; None if it is not known.
     csv
         Write the cells as ``cells.csv`` instead of ``cells.parquet``.
+    others
+        Nuclei that were found and do not count, as other than the tumour's.
     beside
         Names of files of earlier steps in the same folder, for the links of the report.
     """
@@ -51,6 +53,7 @@ class Result:
     analysis: Analysis
     quality: Quality | None = None
     csv: bool = False
+    others: Cells | None = None
     beside: tuple[str, ...] = ()
 
 

@@ -249,6 +249,13 @@ STATISTICS: tuple[Statistic, ...] = (
         decimals=0,
     ),
     Statistic("cutoff", "Cutoff", lambda score, _: score.cutoff, Place.JSON, unit="%", decimals=1),
+    Statistic(
+        "other_nuclei",
+        "Other nuclei, left out",
+        lambda score, _: score.n_other,
+        Place.TABLE | Place.JSON | Place.SUMMARY,
+        decimals=0,
+    ),
 )
 
 

@@ -41,7 +41,7 @@ def write_scores_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
             writer.writerow([spreadsheet_text(field) if column.is_text else field for column, field in columns])
 
 
-def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi]) -> None:
+def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cells | None = None) -> None:
     """Write one row a cell: ``x_um y_um class confidence positivity dab_od roi``.
 
     Positions are micrometres from the slide's top left, the class is "positive" or "negative", and the ROI is given
@@ -57,6 +57,10 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi]) -> None:
     """
     if path.suffix not in {".parquet", ".csv"}:
         raise ValueError(f"a table of cells is .parquet or .csv, got {path.name}")
+    counted = np.ones(len(cells), np.int32)
+    if others is not None and len(others):
+        counted = np.r_[counted, np.zeros(len(others), np.int32)][np.lexsort(_places(cells, others))]
+        cells = cells.with_others(others)
     names = [one_line(roi.name) for roi in rois]
     if path.suffix == ".csv":
         names = [spreadsheet_text(name) for name in names]
@@ -69,6 +73,7 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi]) -> None:
             "positivity": cells.positivity,
             "dab_od": cells.dab_od,
             "roi": _words(cells.roi, names),
+            "kind": _words(counted, ["other", "counted"]),
         }
     )
     with replacing(path) as part:
@@ -76,6 +81,11 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi]) -> None:
             pa.csv.write_csv(table, part)
         else:
             pa.parquet.write_table(table, part)
+
+
+def _places(*tables: Cells) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return x and y of all cells, as `Cells.with_others` orders them by."""
+    return np.concatenate([cells.x_um for cells in tables]), np.concatenate([cells.y_um for cells in tables])
 
 
 def _words(which: np.ndarray[Any, Any], words: list[str]) -> pa.Array:
