@@ -31,6 +31,7 @@ LIMITS: Final = {
     "size_um": 12.0,
     "least_size_um": 3.0,
     "magnified_focus": -0.9,
+    "reduced_focus": 0.0,
 }
 """Limits of the measures: of a tile for focus, pen and fold, of the slide for the others."""
 
@@ -180,9 +181,11 @@ def _of_slide(slide: dict[str, float]) -> list[tuple[str, str]]:
         wanted = f"at most {100 * limits['pink']:.0f} % is wanted"
         found.append(("not_h_dab", f"{100 * slide['pink']:.0f} % of the tissue is pink to violet, {wanted}"))
     magnified = slide["size_um"] > limits["size_um"] and slide["focus"] < limits["magnified_focus"]
-    if magnified or slide["size_um"] < limits["least_size_um"]:
+    reduced = slide["size_um"] < limits["least_size_um"] or slide["focus"] > limits["reduced_focus"]
+    if magnified or reduced:
         wanted = f"{limits['least_size_um']:g} to {limits['size_um']:g} µm are wanted"
-        found.append(("mpp_implausible", f"what is stained is {slide['size_um']:.1f} µm wide, {wanted}"))
+        seen = f"what is stained is {slide['size_um']:.1f} µm wide, with a focus of {slide['focus']:.2f}"
+        found.append(("mpp_implausible", f"{seen}; {wanted}, and a focus of at most {limits['reduced_focus']:g}"))
     if slide["hematoxylin"] < limits["hematoxylin"] or slide["stain"] < limits["stain"]:
         nuclei = f"{slide['hematoxylin']:.2f} of hematoxylin and {slide['stain']:.2f} in all"
         wanted = f"at least {limits['hematoxylin']:g} and {limits['stain']:g} are wanted"
