@@ -15,6 +15,7 @@ LAYERS = [
     ["files", "regions", "stain"],
     ["slide"],
     ["roi", "tiles"],
+    ["quality"],
     ["ome_zarr"],
     ["mosaic"],
     ["cells"],

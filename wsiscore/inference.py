@@ -13,19 +13,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, SlideError
+from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, ResolutionError, SlideError
 from wsiscore.files import locked
 from wsiscore.models.contract import Generator, SlideAdaptive
 from wsiscore.models.store import Model
 from wsiscore.mosaic import Mosaic, Shard, TileState
 from wsiscore.ome_zarr import Identity
+from wsiscore.quality.measures import MEASURES, measure
 from wsiscore.regions import Roi
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import Stain, dab_od_map, pink_fraction
@@ -47,6 +48,7 @@ _GROUND_MAP = 0.1  # maps of cells are below this between them
 _GROUND_OD = 0.03  # hematoxylin and DAB together are above this on tissue, smoothed by this
 _GROUND_SIGMA_UM = 1.0
 _GROUND_PX = 500  # fewer pixels show no ground
+_MOST_ENLARGED = 2.001
 _MAX_UNREADABLE = 0.05  # fraction of tiles past which a slide is called damaged
 
 Maps = npt.NDArray[np.float32]
@@ -133,6 +135,8 @@ def infer_tiles(
         If the model cannot take tiles of this size.
     MosaicError
         If the tiles are at another mpp than the model's.
+    ResolutionError
+        If the slide's pixels are more than twice as wide as the model's.
     """
     spec, grid = model.spec, tiles.grid
     if grid.tile_px % spec.multiple_px:
@@ -143,6 +147,11 @@ def infer_tiles(
         raise MosaicError(
             f"the tiles were laid at {grid.mpp} µm/px and {spec.family} reads {spec.mpp}; "
             f"lay them with `wsiscore tile --at {spec.mpp}`"
+        )
+    if slide.mpp > _MOST_ENLARGED * grid.mpp:
+        raise ResolutionError(
+            f"{slide.path} has {slide.mpp:.4g} µm/px and {spec.family} reads {spec.mpp:g}; a slide is enlarged at most "
+            "2×, so check --mpp, or scan at a finer resolution"
         )
     clock = _Clock({} if seconds is None else seconds)
     batch_size = batch_size or max(1, _BATCH_PX // grid.tile_px**2)
@@ -200,8 +209,16 @@ def _open_mosaic(
         "stain": stain.to_json(),
         "pink_share": round(pink_fraction(sample, stain.white), 4),
         "found": generator.settings if isinstance(generator, SlideAdaptive) and len(sample) else {},
+        **({"measures": list(MEASURES)} if spec.rules else {}),
     }
     return Mosaic.create(path, tiles, channels, spec.dtype, identity, about, measured), generator
+
+
+class _Held(NamedTuple):
+    """A shard in memory: its maps, and the measures of its tiles if the mosaic holds them."""
+
+    maps: npt.NDArray[np.generic]
+    measures: npt.NDArray[np.float32] | None
 
 
 class _Run:
@@ -266,10 +283,10 @@ class _Run:
     ) -> None:
         batches = [(shard, batch, batch is all_of[-1]) for shard, all_of in work for batch in all_of]
         writes: deque[tuple[list[Tile], Future[None]]] = deque()
-        maps_of_shard, kept, done = None, deque[Future[None]](), list[Tile]()
+        held, kept, done = None, deque[Future[None]](), list[Tile]()
         for (shard, tiles, last), pixels in self._read_ahead(batches, pool):
-            if maps_of_shard is None:
-                maps_of_shard = self._begin(shard)
+            if held is None:
+                held = self._begin(shard)
             with self.clock("network"):
                 maps = self.generator(np.stack(pixels).transpose(0, 3, 1, 2))
             if not math.isfinite(float(maps.sum())):
@@ -278,27 +295,27 @@ class _Run:
                     "its weights are broken or do not fit it, import or train the model again"
                 )
             for tile, rgb, map_ in zip(tiles, pixels, maps, strict=True):
-                kept.append(_submit(pool, self._keep, tile, rgb, map_, shard, maps_of_shard))
+                kept.append(_submit(pool, self._keep, tile, rgb, map_, shard, held))
             done += tiles
             advance(len(tiles))
             if last:
                 with self.clock("wait_for_writing"):
                     while kept:
                         kept.popleft().result()
-                    writes.append((done, _submit(pool, self.mosaic.write_shard, shard, maps_of_shard)))
+                    writes.append((done, _submit(pool, self.mosaic.write_shard, shard, held.maps, held.measures)))
                     while len(writes) >= _SHARDS_AHEAD:
                         self._settle(*writes.popleft())
-                maps_of_shard, done = None, []
+                held, done = None, []
         with self.clock("wait_for_writing"):
             while writes:
                 self._settle(*writes.popleft())
 
-    def _begin(self, shard: Shard) -> npt.NDArray[np.generic]:
-        """Return the maps of a shard as far as they are written."""
+    def _begin(self, shard: Shard) -> _Held:
+        """Return a shard as far as it is written."""
         if any(self.recorded[place] == TileState.WRITTEN for place in shard.tiles):
             at = shard.region
-            return self.mosaic.read(at.x, at.y, at.width, at.height)
-        return self.mosaic.empty_shard(shard)
+            return _Held(self.mosaic.read(at.x, at.y, at.width, at.height), self.mosaic.measures_of(shard))
+        return _Held(self.mosaic.empty_shard(shard), self.mosaic.measures_of(shard, empty=True))
 
     def _read_ahead(
         self, batches: Sequence[tuple[Shard, list[Tile], bool]], pool: ThreadPoolExecutor
@@ -324,17 +341,21 @@ class _Run:
         except SlideError:
             return None
 
-    def _keep(self, tile: Tile, rgb: Pixels, maps: Maps, shard: Shard, maps_of_shard: npt.NDArray[np.generic]) -> None:
-        """Put the core of a tile into the maps of its shard, if the tile could be read."""
+    def _keep(self, tile: Tile, rgb: Pixels, maps: Maps, shard: Shard, held: _Held) -> None:
+        """Put the core of a tile into the maps of its shard, and its measures, if the tile could be read."""
         if self.states[tile.row, tile.col] == TileState.UNREADABLE:
             return
         margin, core = self.mosaic.grid.margin_px, tile.write
         kept = np.s_[margin : margin + core.height, margin : margin + core.width]
         x, y = core.x - shard.region.x, core.y - shard.region.y
-        target = maps_of_shard[:, y : y + core.height, x : x + core.width]
+        target = held.maps[:, y : y + core.height, x : x + core.width]
         if self.generator.spec.rules is None:
             target[:] = np.rint(maps[:, *kept] * 255).astype(np.uint8)
             return
+        if held.measures is not None:
+            first_row, first_col = (at // self.mosaic.grid.core_px for at in (shard.region.y, shard.region.x))
+            values = measure(np.ascontiguousarray(rgb[kept]), self.stain, self.mosaic.grid.mpp)
+            held.measures[tile.row - first_row, tile.col - first_col] = values
         target[:-1] = maps[:, *kept]
         target[-1] = dab_od_map(rgb, self.stain, self.mosaic.grid.mpp)[kept]
 

@@ -1,9 +1,10 @@
 """The maps of one slide as one OME-Zarr 0.5 image.
 
 On disk it is a Zarr 3 group: ``0`` holds the maps at full size as (channel, y, x), ``1``, ``2``, … the pyramid for
-viewers, and ``done`` one byte a tile: 0 to do, 1 written, 2 not readable. A tile's core is a chunk; a square of tiles
-is a shard, which is one file and is written in one step. Chunks carry a CRC-32C checksum. Zarr reads a missing file as
-empty, so that a missing shard of a written tile is looked for here, and is an error like a wrong checksum.
+viewers, ``done`` one byte a tile: 0 to do, 1 written, 2 not readable, and of a mosaic of cells ``quality`` the measures
+of each tile as (row, col, measure). A tile's core is a chunk; a square of tiles is a shard, which is one file and is
+written in one step. Chunks carry a CRC-32C checksum. Zarr reads a missing file as empty, so that a missing shard of a
+written tile is looked for here, and is an error like a wrong checksum.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import zarr
 
 from wsiscore.errors import DamagedMosaicError, MosaicError, OutputError
 from wsiscore.ome_zarr import Identity, downsampled, lay_out, levels, metadata, refuse_other, shard_tiles
+from wsiscore.quality.stored import QUALITY, TileMeasures
 from wsiscore.regions import Region
 from wsiscore.tiles import TileGrid, TileList
 
@@ -28,7 +30,7 @@ __all__ = ["Mosaic", "Shard", "TileState"]
 
 _FORMAT = "wsiscore-mosaic-2"
 _FORMATS_READ = ("wsiscore-mosaic-1", _FORMAT)  # the first had one file a chunk, and no checksums
-_OWN_NAMES = {"zarr.json", "done", *map(str, range(32))}
+_OWN_NAMES = {"zarr.json", "done", QUALITY, *map(str, range(32))}
 
 Array = npt.NDArray[np.generic]
 
@@ -54,6 +56,11 @@ class Shard(NamedTuple):
 
     region: Region
     tiles: tuple[tuple[int, int], ...]
+
+    def place(self, side: int) -> tuple[int, int]:
+        """Return its (row, col) among the shards, each of `side` tiles squared."""
+        row, col = self.tiles[0]
+        return row // side, col // side
 
 
 class Mosaic:
@@ -86,6 +93,7 @@ class Mosaic:
             self.channels: tuple[str, ...] = tuple(about["channels"])
             self._level_0 = self._array("0")
             self._done = self._array("done")
+            self._quality = TileMeasures(self._array(QUALITY)) if about.get("measures") else None
         except (OSError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, MosaicError):
                 raise
@@ -129,7 +137,7 @@ class Mosaic:
         about
             JSON-ready: further metadata that must be the same for the mosaic to be continued.
         measured
-            JSON-ready: what was measured on the slide.
+            JSON-ready: what was measured on the slide. With ``measures``, their names, it gets the array of them.
 
         Raises
         ------
@@ -140,7 +148,7 @@ class Mosaic:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             meta = metadata(_FORMAT, tiles, channels, identity, about)
-            lay_out(scratch, tiles, channels, dtype, {**meta, **measured})
+            lay_out(scratch, tiles, channels, dtype, {**meta, **measured}, measured="measures" in measured)
             scratch.rename(path)  # so that a mosaic is there with all its metadata or not at all
         except OSError as error:
             raise OutputError(
@@ -244,7 +252,34 @@ class Mosaic:
         shape = (len(self.channels), shard.region.height, shard.region.width)
         return np.full(shape, self._level_0.fill_value, self._level_0.dtype)
 
-    def write_shard(self, shard: Shard, maps: Array) -> None:
+    def measures_of(self, shard: Shard, *, empty: bool = False) -> npt.NDArray[np.float32] | None:
+        """Return the measures of a shard's tiles as far as they are written, (rows, cols, measures).
+
+        They are nan where nothing is written, everywhere if `empty`, and None if the mosaic has none.
+        """
+        return self._quality.of(shard.place(self._quality.side), empty=empty) if self._quality else None
+
+    def measures(self) -> npt.NDArray[np.float32] | None:
+        """Return the measures of all tiles, (rows, cols, measures) as `wsiscore.quality.measures.MEASURES`.
+
+        They are nan where no tile was read, and None if the mosaic has none: it was made by an earlier version.
+
+        Raises
+        ------
+        DamagedMosaicError
+            If those of a written tile are missing or have the wrong checksum.
+        """
+        if self._quality is None:
+            return None
+        values, broken = self._quality.read()
+        if not broken:
+            lost = np.argwhere((self.states() == TileState.WRITTEN) & np.isnan(values[..., 0])) // self._quality.side
+            broken = sorted({(row, col) for row, col in lost.tolist()})
+        if broken:
+            raise self._damaged(broken, "the measures of tiles cannot be read", f"{QUALITY}/c", "/0")
+        return values
+
+    def write_shard(self, shard: Shard, maps: Array, measures: npt.NDArray[np.float32] | None = None) -> None:
         """Write all of a shard in one step.
 
         Parameters
@@ -253,7 +288,11 @@ class Mosaic:
             One of `shards`.
         maps
             (C, h, w) of the mosaic's dtype, of the size of the shard's region.
+        measures
+            Of its tiles, as `measures_of`; written before the maps.
         """
+        if self._quality is not None and measures is not None:
+            self._quality.write(shard.place(self._quality.side), measures)
         at, side = shard.region, shard_tiles(self.grid) * self.grid.core_px
         self._shard_file(at.y // side, at.x // side).unlink(missing_ok=True)  # Zarr reads one at the edge first
         target = self._level_0.with_config({"write_empty_chunks": True})
@@ -326,12 +365,14 @@ class Mosaic:
                     broken.append((row, col))
         return broken
 
-    def _damaged(self, shards: Sequence[tuple[int, int]], why: str) -> DamagedMosaicError:
+    def _damaged(
+        self, shards: Sequence[tuple[int, int]], why: str, before: str = "0/c/0", after: str = ""
+    ) -> DamagedMosaicError:
         n, states = shard_tiles(self.grid), self.states()
         inside = [
             (row, col) for row, col in self.tiles.tiles if (row // n, col // n) in set(shards) and states[row, col]
         ]
-        names = ", ".join(f"0/c/0/{row}/{col}" for row, col in shards)
+        names = ", ".join(f"{before}/{row}/{col}{after}" for row, col in shards)
         return DamagedMosaicError(
             f"{self.path} is damaged at {names} ({why}); score the slide itself, which computes it again", inside
         )

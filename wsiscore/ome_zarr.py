@@ -15,6 +15,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from wsiscore.errors import MosaicError
+from wsiscore.quality.stored import TileMeasures
 from wsiscore.tiles import TileGrid, TileList
 
 __all__ = ["Identity", "downsampled", "lay_out", "levels", "metadata", "refuse_other", "shard_tiles"]
@@ -40,7 +41,9 @@ def levels(grid: TileGrid) -> list[tuple[int, int]]:
     return levels
 
 
-def lay_out(path: Path, tiles: TileList, channels: Sequence[str], dtype: str, meta: Mapping[str, Any]) -> None:
+def lay_out(
+    path: Path, tiles: TileList, channels: Sequence[str], dtype: str, meta: Mapping[str, Any], *, measured: bool = False
+) -> None:
     """Write an empty mosaic: its arrays, the OME-Zarr 0.5 metadata, and its own.
 
     Parameters
@@ -51,6 +54,8 @@ def lay_out(path: Path, tiles: TileList, channels: Sequence[str], dtype: str, me
         As in `wsiscore.mosaic.Mosaic.create`.
     meta
         JSON-ready; stored as the attribute ``wsiscore``.
+    measured
+        Whether to add the array of measures of quality.
     """
     grid, names = tiles.grid, [str(level) for level in range(len(levels(tiles.grid)))]
     group = zarr.open_group(path, mode="w", zarr_format=3)
@@ -75,6 +80,8 @@ def lay_out(path: Path, tiles: TileList, channels: Sequence[str], dtype: str, me
         compressors=[ZstdCodec(level=1), Crc32cCodec()],
         dimension_names=("row", "col"),
     )
+    if measured:
+        TileMeasures.lay_out(group, grid, shard_tiles(grid))
     group.attrs.update({"ome": dict(_ome(tiles, channels, dtype, names)), "wsiscore": dict(meta), "complete": False})
 
 

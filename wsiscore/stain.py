@@ -16,7 +16,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MOST_PINK", "Stain", "background", "dab_od_map", "disc_mean", "optical_density", "pink_fraction"]
+__all__ = [
+    "MOST_PINK",
+    "Stain",
+    "background",
+    "dab_od_map",
+    "disc_mean",
+    "ink_hues",
+    "optical_density",
+    "pink_fraction",
+]
 
 Vector = tuple[float, float, float]
 
@@ -130,8 +139,11 @@ class Stain:
 
     def separate(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return hematoxylin and DAB, (2, H, W) in optical density from 0 up, of (H, W, 3) in 0..255."""
-        amounts = cv2.transform(optical_density(rgb, self.white), self._unmix)
-        return np.maximum(np.moveaxis(amounts, -1, 0), 0)
+        return np.moveaxis(self.amounts(optical_density(rgb, self.white)), -1, 0)
+
+    def amounts(self, od: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return hematoxylin and DAB, (H, W, 2) from 0 up, of (H, W, 3) optical density as `optical_density`."""
+        return np.asarray(np.maximum(cv2.transform(od, self._unmix), 0), dtype=np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict that `from_json` reads."""
@@ -191,6 +203,25 @@ def pink_fraction(rgb: npt.NDArray[np.uint8], white: tuple[float, float, float] 
     if not len(stained):
         return 0.0
     return float(np.mean(stained[:, 1] > stained[:, 0] + stained[:, 2]))
+
+
+def ink_hues(od: npt.NDArray[np.float32], least: float) -> npt.NDArray[np.bool_]:
+    """Return where the hue is that of a marker pen (blue, green, red or black) and of no stain here, (H, W).
+
+    Parameters
+    ----------
+    od
+        (H, W, 3) optical density.
+    least
+        Least density of the ink's strongest channel.
+    """
+    red, green, blue = np.moveaxis(od, 2, 0)
+    weakest, strongest = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+    blue_ink = (red > least) & (blue < 0.3 * red) & (green < 0.9 * red)
+    green_ink = (red > least) & (green < 0.7 * red) & (green < 0.85 * blue)
+    red_ink = (green > least) & (red < 0.25 * green) & (blue > 0.55 * green)
+    black_ink = (weakest > 1.2 * least) & (weakest > 0.75 * strongest)
+    return np.asarray(blue_ink | green_ink | red_ink | black_ink)
 
 
 def disc_mean(values: npt.NDArray[np.float32], radius_px: float) -> npt.NDArray[np.float32]:

@@ -16,6 +16,7 @@ FLAGS: Final[dict[str, str]] = {
     "found_tissue": "No regions were given: all tissue that was found is counted, tumour or not.",
     "tiles_missing": "Some tiles could not be read; counts and area leave them out.",
     "pale": "The stain is weaker than the model was tested on.",
+    "over_stained": "The background is stained so strongly that nuclei are hard to tell from it.",
     "pen": "Pen marks lie in the regions.",
     "blur": "Parts of the regions are out of focus.",
     "fold": "Folds of tissue lie in the regions.",

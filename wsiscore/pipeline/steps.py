@@ -32,6 +32,7 @@ from wsiscore.pipeline.job import MOSAIC, TILES, Job, claim, open_job, stem_of
 from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
 from wsiscore.pipeline.provenance import RUN
 from wsiscore.pipeline.rois import FOUND_TISSUE, rois_of
+from wsiscore.quality.assess import Quality, assess
 from wsiscore.regions import Roi
 from wsiscore.report.json import write_error
 from wsiscore.report.result import Entry, Result
@@ -133,14 +134,17 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         )
         with job.record.stage("analysis"):
             analysis = analyse(cells, applied.positive_od if isinstance(applied, CenterRules) else None)
-        score = with_flags(
-            replace(score, n_other=len(others)), analysis.flags(options.cutoff) if score.total.n >= MIN_CELLS else ()
-        )
-        _warn(job.slide.path.name, mosaic)
+        score = replace(score, n_other=len(others))
+        quality = _quality(mosaic, rois)
+        flags = [*analysis.flags(options.cutoff)] if score.total.n >= MIN_CELLS else []
+        score = with_flags(score, [*flags, *_quality_flags(job, mosaic, quality, options)])
+        _warn(job.slide.path.name, mosaic, quality)
         errors = mosaic.about.get("index_errors", {}) if known else {}
         job.record.note("model", {**mosaic.about["model"], "index_errors": errors})
         job.record.note("settings", {"cutoff": options.cutoff, **applied.to_json()})
-        result = Result(job.slide, rois, cells, score, job.record.values, analysis, options.csv, others)
+        result = Result(
+            job.slide, rois, cells, score, job.record.values, analysis, quality, csv=options.csv, others=others
+        )
         _write_results(result, job)
         for name in (ERROR, ERROR_LOG):  # of an earlier run
             (job.folder / name).unlink(missing_ok=True)
@@ -265,6 +269,7 @@ def _find(job: Job, mosaic: Mosaic, rules: Rules, options: ScoreOptions, progres
     with job.record.stage("cells"):
         for _ in mosaic.shards():
             try:
+                mosaic.measures()
                 return mosaic, *rules.find(mosaic)
             except DamagedMosaicError as error:
                 if job.mosaic:
@@ -329,9 +334,35 @@ def _rescored_rois(job: Job, mosaic: Mosaic, options: ScoreOptions) -> Sequence[
     return rois
 
 
-def _warn(name: str, mosaic: Mosaic) -> None:
+def _quality(mosaic: Mosaic, rois: Sequence[Roi]) -> Quality | None:
+    """Assess the quality of a slide; None if its mosaic holds no measures, as that of an earlier version."""
+    measures = mosaic.measures()
+    if measures is None:
+        return None
+    return assess(measures, mosaic.grid, rois, mosaic.states() == TileState.UNREADABLE)
+
+
+def _quality_flags(job: Job, mosaic: Mosaic, quality: Quality | None, options: ScoreOptions) -> list[str]:
+    flags = [] if quality is None else [*quality.flags]
+    if quality is None and mosaic.unreadable_um() is not None:
+        flags.append("tiles_missing")
+    if mosaic.tiles.roi_source == FOUND_TISSUE and not (job.mosaic and options.roi):
+        flags.append("found_tissue")
+    return flags
+
+
+def _warn(name: str, mosaic: Mosaic, quality: Quality | None) -> None:
     """Log what makes the result of a slide doubtful."""
-    if (pink := mosaic.about.get("pink_share", 0)) > MOST_PINK:
+    for finding in quality.findings if quality else ():
+        if finding.flag != "tiles_missing":  # said below
+            _log.warning("%s: %s: %s. %s", name, finding.flag, finding.found, finding.advice)
+    if quality is None:
+        _log.warning(
+            "%s: its mosaic was made by an earlier version and has no measures of quality, so that blur, pen, folds "
+            "and stain are not checked; for that, score the slide itself into another folder",
+            name,
+        )
+    if quality is None and (pink := mosaic.about.get("pink_share", 0)) > MOST_PINK:
         _log.warning(
             "%s: %.0f %% of the stained pixels are pinker than hematoxylin and DAB can be; "
             "if this is an H&E slide, its index is not valid",

@@ -12,12 +12,12 @@ from wsiscore.analysis.analyse import Analysis
 from wsiscore.analysis.flags import split_flags
 from wsiscore.analysis.intervals import MIN_BLOCKS, ModelError, Sampling
 from wsiscore.files import replacing
-from wsiscore.report.result import Entry
+from wsiscore.report.result import Entry, Result
 from wsiscore.report.statistics import score_json
 from wsiscore.score import SlideScore, Tally
 from wsiscore.slide.readers.base import VirtualStain
 
-__all__ = ["read_error", "read_score", "write_error", "write_score"]
+__all__ = ["read_error", "read_score", "write_error", "write_quality", "write_score"]
 
 _MOST_BYTES = 64 * 2**20  # 100,000 regions take half of it
 _MOST_CELLS = 2**53  # whole numbers up to this are exact as float
@@ -48,6 +48,21 @@ def read_score(path: Path) -> SlideScore | None:
         return _score(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ArithmeticError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def write_quality(path: Path, result: Result) -> None:
+    """Write the quality of a slide, if it is known, as `Quality.to_json`, indented.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    if result.quality is None:
+        return
+    text = json.dumps(result.quality.to_json(), indent=2, ensure_ascii=True, allow_nan=False)
+    with replacing(path) as part:
+        part.write_text(text + "\n", encoding="ascii")
 
 
 def write_error(path: Path, entry: Entry) -> None:

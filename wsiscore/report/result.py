@@ -8,6 +8,7 @@ from typing import Any
 
 from wsiscore.analysis.analyse import Analysis
 from wsiscore.cells.table import Cells
+from wsiscore.quality.assess import Quality
 from wsiscore.regions import Roi
 from wsiscore.score import SlideScore
 from wsiscore.slide.slide import Slide
@@ -34,6 +35,8 @@ class Result:
         ``warnings``, ``started``, ``wsiscore``, ``process_peak_memory_mb``. What is missing is reported as not given.
     analysis
         What they say beyond their number.
+    quality
+        Of the slide; None if it is not known.
     csv
         Write the cells as ``cells.csv`` instead of ``cells.parquet``.
     others
@@ -48,6 +51,7 @@ class Result:
     score: SlideScore
     run: Mapping[str, Any]
     analysis: Analysis
+    quality: Quality | None = None
     csv: bool = False
     others: Cells | None = None
     beside: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsiscore.report.json import write_score
+from wsiscore.report.json import write_quality, write_score
 from wsiscore.report.overlay import write_overlay
 from wsiscore.report.pages.cohort import write_index
 from wsiscore.report.pages.slide import write_report
@@ -91,6 +91,7 @@ WRITERS: tuple[Writer, ...] = (
     Writer("cells.parquet", "the cells", _write_cells, lambda result: not result.csv),
     Writer("cells.csv", "the cells, with --csv", _write_cells, lambda result: result.csv),
     Writer("score.json", "the numbers", lambda path, result: write_score(path, result.score, result.analysis)),
+    Writer("quality.json", "the quality of the slide", write_quality, lambda result: result.quality is not None),
     Writer(
         "cells.geojson",
         "the cells for QuPath",

@@ -17,7 +17,7 @@ from shapely import MultiPolygon, Polygon
 
 from wsiscore.regions import Region, Roi
 from wsiscore.slide.slide import Slide
-from wsiscore.stain import background, optical_density
+from wsiscore.stain import background, ink_hues, optical_density
 
 __all__ = ["find_tissue"]
 
@@ -109,22 +109,12 @@ def _cut(evidence: Map) -> float:
 
 def _ink(od: Map, mpp: float) -> Mask:
     """Return where a marker pen has drawn: wide, strong, and of a hue that no stain here has."""
-    red, green, blue = np.moveaxis(od, 2, 0)
-    weakest, strongest = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
-
-    def hues(least: float) -> Mask:
-        blue_ink = (red > least) & (blue < 0.3 * red) & (green < 0.9 * red)
-        green_ink = (red > least) & (green < 0.7 * red) & (green < 0.85 * blue)
-        red_ink = (green > least) & (red < 0.25 * green) & (blue > 0.55 * green)
-        black_ink = (weakest > 1.2 * least) & (weakest > 0.75 * strongest)
-        return np.asarray(blue_ink | green_ink | red_ink | black_ink)
-
-    inked = np.pad(hues(0.45), 1)  # a small dark corner of a field is no pen
+    inked = np.pad(ink_hues(od, 0.45), 1)  # a small dark corner of a field is no pen
     strong = _opened(inked, _INK_UM / mpp)[1:-1, 1:-1]
     if not strong.any():
         return strong
     near = _grown(strong, _INK_BORDER_UM / mpp)
-    return np.asarray(_grown(strong, _SMOOTH_UM / mpp) | (near & hues(0.08)))
+    return np.asarray(_grown(strong, _SMOOTH_UM / mpp) | (near & ink_hues(od, 0.08)))
 
 
 def _without_frame(mask: Mask, mpp: float) -> Mask:

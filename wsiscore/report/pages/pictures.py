@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import shapely
 from markupsafe import Markup
+from PIL import Image
 
 from wsiscore.analysis.protocols import FIELD_CELLS, CountedField
 from wsiscore.cells.table import Cells
@@ -16,7 +20,7 @@ from wsiscore.report.local_index import MIN_LOCAL, Square
 from wsiscore.report.pages.svg import element
 from wsiscore.report.thumbnail import Thumbnail
 
-__all__ = ["INDEX_COLOURS", "field_pair", "index_map", "slide_picture"]
+__all__ = ["INDEX_COLOURS", "field_pair", "index_map", "slide_picture", "tile_map"]
 
 _STEPS = (0, 5, 10, 20, 30, 50, 100)  # percent
 _COLOURS = ("#fde725", "#8fd744", "#35b779", "#21908d", "#31688e", "#440154")  # viridis: dark is high, also in grey
@@ -55,6 +59,38 @@ def index_map(
         *(circle for each in fields for circle in _circles(picture, each)),
         _scale_bar(picture),
     )
+
+
+def tile_map(
+    picture: Thumbnail, rois: Sequence[Roi], colours: npt.NDArray[np.uint8], side_um: float, label: str, *, first: bool
+) -> Markup:
+    """Return the pale picture under a colour for each tile.
+
+    Parameters
+    ----------
+    picture
+        The picture.
+    rois
+        Whose outlines are drawn.
+    colours
+        (rows, cols, 4) RGBA of each tile.
+    side_um
+        Side of a tile in micrometres; the first one lies at the slide's top left.
+    label
+        What it shows.
+    first
+        Whether it is the first such map on the page, which embeds the picture for all of them.
+    """
+    rows, cols = colours.shape[:2]
+    left, top = float(picture.x_px(0.0)), float(picture.y_px(0.0))
+    side = side_um / picture.region.mpp
+    stream = io.BytesIO()
+    Image.fromarray(colours).save(stream, "PNG")
+    uri = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    size = {"width": cols * side, "height": rows * side}
+    under = _image(picture, class_="pale", id="under-tiles") if first else element("use", href="#under-tiles")
+    tiles = element("image", class_="tiles", x=left, y=top, preserveAspectRatio="none", href=uri, **size)
+    return _svg(picture, label, under, tiles, *_outlines(picture, rois), _scale_bar(picture))
 
 
 def field_pair(picture: Thumbnail, rois: Sequence[Roi], cells: Cells, name: str) -> Markup:

@@ -16,6 +16,7 @@ from wsiscore.report.local_index import MIN_LOCAL, bounds_um, choose_squares, co
 from wsiscore.report.pages.analysis import analysis_values, counted_fields
 from wsiscore.report.pages.charts import histogram, interval_bar
 from wsiscore.report.pages.pictures import INDEX_COLOURS, field_pair, index_map, slide_picture
+from wsiscore.report.pages.quality import quality_section
 from wsiscore.report.pages.rendering import write_page
 from wsiscore.report.result import Result
 from wsiscore.report.statistics import Place, readable, statistics_in
@@ -60,6 +61,7 @@ def write_report(path: Path, result: Result, files: Iterable[tuple[str, str]] = 
         **analysis_values(result),
         **_regions(score),
         **_pictures(result),
+        quality=quality_section(result),
         **_method(run),
         provenance=_provenance(run),
         files=[{"name": name, "title": title} for name, title in files],
