@@ -90,9 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=500, help="tumours of each kind")
     runs = parser.parse_args().runs
-    print(
-        "| side, mm | correlation, µm | counting, % | sampling, % | with a warning, % | without a warning, % | block, µm |"
-    )
+    print("| side, mm | correlation, µm | counting, % | sampling, % | warned, % | sampling, unwarned, % | block, µm |")
     print("|---|---|---|---|---|---|---|")
     for side_mm, length_um in product((3, 6, 10), (100, 300, 700)):
         found = measure(side_mm, length_um, runs)

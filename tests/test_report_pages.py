@@ -56,7 +56,7 @@ def test_the_report_has_the_counts(tmp_path, slide):
             ["Low: ", "High: "],
         ),
         (1000, 0.2, ["Indeterminate: "], ["Low: ", "High: "]),
-        (1000, 0.02, ["Low: below the cutoff of 20 %"], ["indeterminate"]),
+        (1000, 0.02, ["Low: below the cutoff of 20 %"], ["Indeterminate"]),
     ],
 )
 def test_report_says_what_the_numbers_allow(tmp_path, slide, n, fraction, wanted, unwanted):
@@ -121,7 +121,7 @@ def test_cohort_page_has_a_row_for_every_slide(tmp_path):
     seen = words(document)
     for expected in (
         "Ki67 index of 4 slides", "slide 1 30.0 % 27.2–32.9 %", "indeterminate", "no cells",
-        "torn.svs – – – – Failed: cannot <be> opened", "research use only",
+        "torn.svs – – – – – Failed: cannot <be> opened", "research use only",
     ):  # fmt: skip
         assert expected.lower() in seen.lower(), expected
     assert 'href="slide/report.html"' in document

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from wsiscore.cells.table import Cells
 
-__all__ = ["HOT_SPOT_CELLS", "NEGLIGIBLE", "CountedField", "HotSpot", "Protocols", "protocols", "zone"]
+__all__ = ["FIELD_CELLS", "HOT_SPOT_CELLS", "NEGLIGIBLE", "CountedField", "HotSpot", "Protocols", "protocols", "zone"]
 
 HOT_SPOT_CELLS = 500
 """Cells of the hottest field."""

@@ -169,6 +169,7 @@ STATISTICS: tuple[Statistic, ...] = (
     Statistic("low95", "95 % interval, lower end", lambda _, tally: tally.interval_95[0], _FILES, "%", 1),
     Statistic("high95", "95 % interval, upper end", lambda _, tally: tally.interval_95[1], _FILES, "%", 1),
     Statistic("interval_95", "95 % interval", lambda _, tally: tally.interval_95, Place.REGIONS | Place.COHORT, "%", 1),
+    Statistic("sampling_95", "Interval of sampling", lambda score, _: score.sampling_95, Place.COHORT, "%", 1),
     Statistic(
         "cells",
         "Cells counted",

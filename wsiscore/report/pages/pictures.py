@@ -9,6 +9,7 @@ import numpy as np
 import shapely
 from markupsafe import Markup
 
+from wsiscore.analysis.protocols import FIELD_CELLS, CountedField
 from wsiscore.cells.table import Cells
 from wsiscore.regions import Roi
 from wsiscore.report.local_index import MIN_LOCAL, Square
@@ -33,8 +34,13 @@ def slide_picture(picture: Thumbnail, rois: Sequence[Roi]) -> Markup:
     return _svg(picture, label, _image(picture), *_outlines(picture, rois), *names, _scale_bar(picture))
 
 
-def index_map(picture: Thumbnail, rois: Sequence[Roi], squares: Sequence[Square]) -> Markup:
-    """Return the pale picture under squares coloured by their index; those with too few cells stay clear."""
+def index_map(
+    picture: Thumbnail, rois: Sequence[Roi], squares: Sequence[Square], fields: Sequence[CountedField] = ()
+) -> Markup:
+    """Return the pale picture under squares coloured by their index, with circles around the fields of the protocols.
+
+    Squares with too few cells stay clear.
+    """
     shown = [square for square in squares if square.tally.n >= MIN_LOCAL]
     whole = shapely.union_all([roi.outline_um for roi in rois])
     inside = "".join(_path(picture, roi) for roi in rois)
@@ -46,6 +52,7 @@ def index_map(picture: Thumbnail, rois: Sequence[Roi], squares: Sequence[Square]
         element("g", *(_square(picture, each) for each in shown), class_="squares", clip_path="url(#inside)"),
         *_outlines(picture, rois),
         *(_square_number(picture, each, whole) for each in shown),
+        *(circle for each in fields for circle in _circles(picture, each)),
         _scale_bar(picture),
     )
 
@@ -130,6 +137,17 @@ def _square(picture: Thumbnail, square: Square) -> Markup:
         height=side,
         fill=_COLOURS[_step(square)],
     )
+
+
+def _circles(picture: Thumbnail, field: CountedField) -> tuple[Markup, Markup]:
+    place = {
+        "cx": float(picture.x_px(np.float64(field.x_um))),
+        "cy": float(picture.y_px(np.float64(field.y_um))),
+        "r": field.radius_um / picture.region.mpp,
+    }
+    title = element("title", f"{field.name}: {field.index:.0f} %, {field.n_positive} of {field.n}")
+    kind = "counted hot" if field.n > FIELD_CELLS else "counted"
+    return element("circle", class_="counted casing", **place), element("circle", title, class_=kind, **place)
 
 
 def _square_number(picture: Thumbnail, square: Square, whole_um: shapely.Geometry) -> Markup:

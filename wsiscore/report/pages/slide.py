@@ -13,6 +13,7 @@ from markupsafe import Markup
 from wsiscore.analysis.flags import flag_sentence, join_flags, split_flags
 from wsiscore.cells.table import Cells
 from wsiscore.report.local_index import MIN_LOCAL, bounds_um, choose_squares, count_squares, map_side_um, quartiles
+from wsiscore.report.pages.analysis import analysis_values, counted_fields
 from wsiscore.report.pages.charts import histogram, interval_bar
 from wsiscore.report.pages.pictures import INDEX_COLOURS, field_pair, index_map, slide_picture
 from wsiscore.report.pages.rendering import write_page
@@ -56,6 +57,7 @@ def write_report(path: Path, result: Result, files: Iterable[tuple[str, str]] = 
         cutoff=f"{score.cutoff:g} %",
         min_cells=MIN_CELLS,
         **_summary(score, run),
+        **analysis_values(result),
         **_regions(score),
         **_pictures(result),
         **_method(run),
@@ -80,7 +82,6 @@ def _summary(score: SlideScore, run: Mapping[str, Any]) -> dict[str, Any]:
         "cells": readable(total.n),
         "decision": score.decision,
         "flags": [(word, flag_sentence(word)) for word in split_flags(join_flags(score.flags))],
-        "bar": interval_bar(total, score.cutoff, labels=True),
         "counts": [(each.label, each.on_page(score, total, unit=True)) for each in statistics_in(Place.SUMMARY)],
         "warnings": [str(warning) for warning in run.get("warnings", ())],
         "index_errors": run.get("model", {}).get("index_errors"),
@@ -125,7 +126,9 @@ def _local_index(result: Result) -> dict[str, Any]:
     return {
         "side_um": side_um,
         "quartiles": quartiles(squares),
-        "map": index_map(read_thumbnail(slide, view, max_px=1000), rois, squares),
+        "map": index_map(
+            read_thumbnail(slide, view, max_px=1000), rois, squares, counted_fields(result.analysis.protocols)
+        ),
         "colours": INDEX_COLOURS,
         "min_cells": MIN_LOCAL,
     }
