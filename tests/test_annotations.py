@@ -15,7 +15,8 @@ from shapely import MultiPolygon, Polygon
 
 from wsiscore.errors import RoiError
 from wsiscore.regions import Roi
-from wsiscore.roi.annotations import clip_rois, outlines_geojson, read_rois, roi_file_beside
+from wsiscore.roi.annotations import clip_rois, read_rois, roi_file_beside
+from wsiscore.roi.geojson import outlines_geojson
 
 SQUARE = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]
 HOLE = [[2, 2], [2, 5], [5, 5], [5, 2], [2, 2]]

@@ -15,7 +15,7 @@ from wsiscore.analysis.flags import UNSUITABLE, flag_sentence, join_flags, split
 from wsiscore.analysis.intervals import COUNTING, ModelError, Sampling, conformal, p_at_or_above, score_interval
 from wsiscore.cells.table import Cells
 from wsiscore.errors import RoiError
-from wsiscore.regions import Roi, inside
+from wsiscore.regions import Roi, inside, scored
 from wsiscore.slide.readers.base import VirtualStain
 
 __all__ = [
@@ -114,6 +114,14 @@ class SlideScore:
         How much the index varies between blocks of tissue; None if the area is too small to know.
     model_error
         How far off the model's index may be; None if that is not known.
+    excluded
+        Class of annotations that are not scored to the area that they take off the regions, in mm².
+    path
+        The slide's file.
+    sha256
+        Its content.
+    case
+        Case that it belongs to.
     """
 
     slide: str
@@ -125,6 +133,15 @@ class SlideScore:
     flags: tuple[str, ...] = ()
     sampling: Sampling | None = None
     model_error: ModelError | None = None
+    excluded: dict[str, float] = field(default_factory=dict)
+    path: str = ""
+    sha256: str = ""
+    case: str = ""
+
+    @property
+    def excluded_mm2(self) -> float:
+        """Area that was taken off the regions, in mm²."""
+        return math.fsum(self.excluded.values())
 
     @property
     def decision(self) -> Decision:
@@ -237,7 +254,8 @@ def score_cells(
     cells
         Positions in micrometres from the slide's top left.
     rois
-        Where they were looked for; a cell outside all of them is not counted.
+        Where cells are counted; those that are excluded have been cut out of the others, as
+        `wsiscore.roi.classes.subtract` does.
     slide, model
         Names for the result.
     cutoff
@@ -262,11 +280,19 @@ def score_cells(
         raise ValueError(f"the cutoff is a percentage between 0 and 100, got {cutoff}")
     if len({roi.name for roi in rois}) < len(rois):
         raise RoiError("two ROIs share a name; rename one, so that the report can tell them apart")
+    excluded: dict[str, float] = {}
+    for roi in rois:
+        if roi.excluded:
+            name = roi.class_name or roi.name
+            excluded[name] = excluded.get(name, 0.0) + roi.area_mm2
+    rois = scored(rois)
     by_roi = {roi.name: _tally(cells, roi.outline_um, unread_um) for roi in rois}
     union = shapely.union_all([roi.outline_um for roi in rois])
     total = _tally(cells, union, unread_um)
     varies = sampling(block_sizes(cells.select(inside(union, cells.x_um, cells.y_um))))
-    score = SlideScore(slide, model, total, by_roi, cutoff, virtual, (), varies, conformal(index_errors))
+    score = SlideScore(
+        slide, model, total, by_roi, cutoff, virtual, (), varies, conformal(index_errors), excluded=excluded
+    )
     return with_flags(score, flags)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,21 +16,40 @@ from wsiscore.files import locked, remove_parts, replacing, stem
 from wsiscore.mosaic import Mosaic
 from wsiscore.pipeline.options import ScoreOptions, SlideOptions
 from wsiscore.pipeline.provenance import RUN, Record, slide_of
-from wsiscore.report.writers import COHORT_WRITERS
+from wsiscore.report.writers import CASES, COHORT_WRITERS
 from wsiscore.slide.readers.omezarr import is_virtual
 from wsiscore.slide.slide import Slide
 from wsiscore.tiles import TileList
 
-__all__ = ["MOSAIC", "TILES", "Job", "claim", "open_job", "out_of", "stem_of"]
+__all__ = [
+    "MOSAIC",
+    "RESERVED",
+    "TILES",
+    "Job",
+    "claim",
+    "given_slide",
+    "open_job",
+    "out_of",
+    "same_names",
+    "stem_of",
+]
 
 OUT = Path("wsiscore-out")
 TILES = "tiles.json"
 MOSAIC = "mosaic.ome.zarr"
 
+RESERVED = {CASES, *(writer.name for writer in COHORT_WRITERS)}
+"""Names in a folder of results that are no slide's."""
 _LONGEST_NAME = 200  # bytes of a folder's name; most file systems take 255
-_SET_BY_TILES = {"roi": "--roi", "roi_classes": "--roi-class", "tile_px": "--size"}
+_SET_BY_TILES = {
+    "roi": "--roi",
+    "roi_classes": "--roi-class",
+    "exclude_classes": "--exclude-class",
+    "tile_px": "--size",
+}
 _SET_BY_MOSAIC = {
     "roi_classes": "--roi-class",
+    "exclude_classes": "--exclude-class",
     "tile_px": "--size",
     "device": "--device",
     "batch_size": "--batch",
@@ -79,7 +98,7 @@ def open_job(path: Path, options: SlideOptions) -> Iterator[Job]:
         tiles = mosaic.tiles
         set_by = _SET_BY_MOSAIC if isinstance(options, ScoreOptions) else _SET_BY_TILES
         if isinstance(options, ScoreOptions) and options.roi:
-            set_by = {key: flag for key, flag in set_by.items() if key != "roi_classes"}
+            set_by = {key: flag for key, flag in set_by.items() if not key.endswith("_classes")}
         _refuse(options, set_by, f"{path} holds maps that are computed already", "the slide itself")
     if tiles is not None:
         source, mpp = tiles.slide, tiles.slide_mpp
@@ -95,6 +114,7 @@ def open_job(path: Path, options: SlideOptions) -> Iterator[Job]:
             remove_parts(folder)
             with Record(folder, source.absolute()) as record:
                 record.note("slide", _about(slide))
+                record.note("facts", {key: value for key, value in asdict(options.facts).items() if value})
                 yield Job(slide, folder, record, tiles, mosaic)
                 record.finish()
 
@@ -111,6 +131,24 @@ def stem_of(path: Path) -> str:
     return path.parent.name if path.name == TILES else stem(path)
 
 
+def given_slide(path: Path) -> str:
+    """Return the real path of the slide that a slide, a tile list or a mosaic is of."""
+    slide = slide_of(path.parent) if path.name in (TILES, MOSAIC) and not is_virtual(path) else None
+    try:
+        return os.path.realpath(slide or path)
+    except ValueError:  # a NUL in the name, which opening it refuses
+        return str(path)
+
+
+def same_names(paths: Iterable[Path], options: SlideOptions) -> set[Path]:
+    """Return the paths whose stem is that of another slide among them, of which the results go to the same folder."""
+    slides: dict[tuple[Path, str], set[str]] = {}
+    keys = {path: (out_of(path, options), (options.name or stem_of(path)).casefold()) for path in paths}
+    for path, key in keys.items():
+        slides.setdefault(key, set()).add(given_slide(path))
+    return {path for path, key in keys.items() if len(slides[key]) > 1}
+
+
 def _refuse(options: SlideOptions, flags: dict[str, str], why: str, instead: str) -> None:
     """Raise a MosaicError if an option was chosen that what was given has decided already."""
     own = {each.name: each for each in fields(options) if each.name in flags}
@@ -120,17 +158,18 @@ def _refuse(options: SlideOptions, flags: dict[str, str], why: str, instead: str
 
 
 def claim(path: Path, options: SlideOptions, slide: Path | None = None) -> Path:
-    """Make and return the folder of a slide's results, ``OUT/<stem>``.
+    """Make and return the folder of a slide's results, ``OUT/<name>`` or ``OUT/<stem>``.
 
-    A few digits are added if another slide has that, or a file of the cohort (on some disks in whatever case), or the
-    name is too long. The folder is claimed by the record in it; one that a killed process left without is taken.
+    Six digits of the hash of its path are added if another slide has that, here or in this run, or a file of the cohort
+    (on some disks in whatever case), or the name is too long. The folder is claimed by the record in it; one that a
+    killed process left without is taken.
 
     Parameters
     ----------
     path
         What was given: the slide, or a tile list or mosaic of it.
     options
-        Of which `out` counts.
+        Of which `out`, `name` and `distinct` count.
     slide
         The slide, if it is not `path` itself or the one whose folder that is in.
 
@@ -139,12 +178,12 @@ def claim(path: Path, options: SlideOptions, slide: Path | None = None) -> Path:
     OutputError
         If the folder cannot be made.
     """
-    out, name = out_of(path, options), stem_of(path)
+    out, name = out_of(path, options), options.name or stem_of(path)
     slide = slide or (slide_of(path.parent) if path.name in (TILES, MOSAIC) else None) or path.absolute()
     digits = hashlib.sha256(os.fsencode(slide)).hexdigest()[:6]
     short = os.fsdecode(os.fsencode(name)[:_LONGEST_NAME])
     folders = [out / name, out / f"{short}-{digits}"]
-    if short != name or name.lower() in {writer.name for writer in COHORT_WRITERS}:
+    if short != name or name.lower() in RESERVED or (options.distinct and slide_of(folders[0]) != slide):
         del folders[0]
     with locked(out):
         for folder in folders:

@@ -30,7 +30,7 @@ from wsiscore.pipeline.job import MOSAIC, TILES, Job, claim, open_job, stem_of
 from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
 from wsiscore.pipeline.provenance import RUN
 from wsiscore.pipeline.rois import rois_of
-from wsiscore.regions import Roi
+from wsiscore.regions import Roi, scored
 from wsiscore.report.json import write_error
 from wsiscore.report.result import Entry, Result
 from wsiscore.report.writers import WRITERS
@@ -97,7 +97,7 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         rois = _rescored_rois(job, mosaic, options)
         job.record.note("slide", {"sha256": _unchanged(job, mosaic)})
         mosaic, cells, applied = _find(job, mosaic, rules, options, progress)
-        cells = cells.in_rois(rois)
+        cells = cells.in_rois(scored(rois))
         known = not job.slide.virtual and rules == rules_of(mosaic)  # of a stained slide, by the model's own rules
         by_image = mosaic.about.get("index_errors_by_image", {}) if known else {}
         score = score_cells(
@@ -113,11 +113,19 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         with job.record.stage("analysis"):
             analysis = analyse(cells)
         score = with_flags(score, analysis.flags(options.cutoff) if score.total.n >= MIN_CELLS else ())
+        score = replace(
+            score,
+            path=str(job.slide.path.absolute()),
+            sha256=job.slide.sha256,
+            case=job.record.values["facts"].get("case", ""),
+        )
         _warn(job.slide.path.name, mosaic)
         errors = mosaic.about.get("index_errors", {}) if known else {}
         job.record.note("model", {**mosaic.about["model"], "index_errors": errors})
         job.record.note("settings", {"cutoff": options.cutoff, **applied.to_json()})
-        _write_results(Result(job.slide, rois, cells, score, job.record.values, analysis, options.csv), job)
+        left_out = [roi for roi in rois if roi.excluded]
+        result = Result(job.slide, scored(rois), cells, score, job.record.values, analysis, options.csv, (), left_out)
+        _write_results(result, job)
         for name in (ERROR, ERROR_LOG):  # of an earlier run
             (job.folder / name).unlink(missing_ok=True)
         return score
@@ -139,8 +147,9 @@ def failed(path: Path, options: ScoreOptions, error: Exception) -> Entry:
     """
     known = isinstance(error, WsiscoreError)
     reason = " ".join(str(error).split()) if known else f"unexpected {type(error).__name__}: {error}"
-    name = one_line(stem_of(path))
-    entry = Entry(name, None, one_line(reason), model=_model_name(path, options))
+    name = one_line(options.name or stem_of(path))
+    slide, case = str(path.absolute()), options.facts.case
+    entry = Entry(name, None, one_line(reason), model=_model_name(path, options), path=slide, case=case)
     try:
         folder = claim(path.absolute(), options)
         with locked(folder.parent, folder.name):
@@ -168,7 +177,7 @@ def _model_name(path: Path, options: ScoreOptions) -> str:
 def _plan(job: Job, options: TileOptions) -> TileList:
     """Lay the tiles over the slide's regions."""
     with job.record.stage("rois"):
-        rois, source = rois_of(job.slide, options.roi, options.roi_classes)
+        rois, source = rois_of(job.slide, options.roi, options.roi_classes, options.exclude_classes)
         tiles = TileList.plan(
             job.slide,
             rois,
@@ -207,6 +216,7 @@ def _infer(job: Job, options: InferOptions, progress: bool, *, paints: bool | No
         TileOptions(
             roi=options.roi,
             roi_classes=options.roi_classes,
+            exclude_classes=options.exclude_classes,
             tile_mpp=spec.mpp,
             tile_px=options.tile_px or spec.tile_px,
             margin_px=spec.margin_px,
@@ -281,9 +291,9 @@ def _rescored_rois(job: Job, mosaic: Mosaic, options: ScoreOptions) -> Sequence[
     """Return the mosaic's own ROIs, or those newly given if the mosaic holds them whole."""
     if job.mosaic is None or options.roi is None:
         return mosaic.tiles.rois
-    rois, source = rois_of(job.slide, options.roi, options.roi_classes)
+    rois, source = rois_of(job.slide, options.roi, options.roi_classes, options.exclude_classes)
     held = shapely.union_all([shapely.box(*mosaic.grid.tile(*place).write.bounds_um) for place in mosaic.tiles.tiles])
-    for roi in rois:
+    for roi in scored(rois):
         beyond = shapely.area(shapely.difference(roi.outline_um, held))
         if beyond > 1e-6 * roi.outline_um.area:
             raise RoiError(
