@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -52,9 +51,10 @@ def pool_cases(out: Path, entries: Iterable[Entry]) -> list[CaseResult]:
 def case_folder(case: str) -> str:
     """Return the name of a case's folder: its own, or if that is no plain name, what is plain of it with six digits."""
     plain = _PLAIN.sub("_", case)[:100].strip()
-    if plain == case and not case.startswith("."):
+    if case and plain == case and not case.startswith("."):
         return case
-    return f"{plain.lstrip('.')}-{hashlib.sha256(os.fsencode(case)).hexdigest()[:6]}"
+    digits = hashlib.sha256(case.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"{plain.lstrip('.') or 'case'}-{digits}"
 
 
 def _case(out: Path, case: str, entries: Sequence[Entry]) -> CaseResult:
