@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from wsiscore.report.pages.charts import interval_bar
+from wsiscore.report.pages.charts import interval_bars
 from wsiscore.report.pages.rendering import write_page
 from wsiscore.report.pages.slide import whole_percent
 from wsiscore.report.result import CaseResult, Entry
@@ -41,7 +41,7 @@ def write_case(path: Path, case: CaseResult, report: str) -> None:
         title=f"Ki67 index of case {case.case}",
         case=case,
         index=whole_percent(score.total.ki67_index, score.cutoff) if score else "–",
-        bar=interval_bar(score.total, score.cutoff, labels=True) if score else "",
+        bar=interval_bars(score, labels=True) if score else "",
         counts=[
             (each.label, each.on_page(score, score.total, unit=True))
             for each in statistics_in(Place.SUMMARY)
@@ -82,6 +82,6 @@ def _slide(entry: Entry, report: str, case: CaseResult) -> dict[str, Any]:
         "index": readable(score.total.ki67_index, decimals=1, unit="%"),
         "cells": readable(score.total.n),
         "area": readable(score.total.area_mm2, decimals=3),
-        "bar": interval_bar(score.total, score.cutoff),
+        "bar": interval_bars(score),
         "call": score.call,
     }

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from wsiscore.report.pages.charts import interval_bar, interval_plot
+from wsiscore.report.pages.charts import interval_bars, interval_plot
 from wsiscore.report.pages.rendering import write_page
 from wsiscore.report.result import CaseResult, Entry
 from wsiscore.report.statistics import Place, Value, readable, statistics_in
@@ -104,7 +104,7 @@ def _case(case: CaseResult, link: str) -> dict[str, Any]:
         "index": readable(score.total.ki67_index, decimals=1, unit="%"),
         "key": _key(score.total.ki67_index),
         "sampling": readable(*score.sampling_95, decimals=1, unit="%"),
-        "bar": interval_bar(score.total, score.cutoff),
+        "bar": interval_bars(score),
         "call": score.call,
     }
 
@@ -139,5 +139,5 @@ def _slide(out: Path, entry: Entry) -> dict[str, Any]:
         "thumbnail": _thumbnail(out / entry.folder) if entry.folder else "",
         "numbers": [(each.on_page(score, score.total), _key(each.compute(score, score.total))) for each in _NUMBERS],
         "texts": [each.on_page(score, score.total) for each in _TEXTS],
-        "bar": interval_bar(score.total, score.cutoff),
+        "bar": interval_bars(score),
     }
