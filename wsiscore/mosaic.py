@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
@@ -180,7 +180,8 @@ class Mosaic:
     ) -> Self | None:
         """Open the mosaic at `path` for writing, if it was started in just this way; None if there is none.
 
-        A finished one that holds more maps than are wanted serves as well. What a killed process left of the layout of
+        One of other regions on the same grid keeps its finished tiles, and lists them and the new ones. A finished one
+        that holds more maps than are wanted serves as well. What a killed process left of the layout of
         a mosaic is removed, and so is an unfinished or partly unreadable one of another file at the slide's path.
 
         Parameters
@@ -206,10 +207,8 @@ class Mosaic:
             _refuse_stale(found, meta)
             for part in path.rglob("*.partial"):  # what a killed process was writing
                 part.unlink(missing_ok=True)
-            if found.about["tiles"]["slide"] != meta["tiles"]["slide"]:  # the slide was moved
-                found.about["tiles"]["slide"] = meta["tiles"]["slide"]
-                found._group.attrs["wsiscore"] = found.about
-                found.tiles = TileList.from_json(found.about["tiles"], str(path))
+            if found.about["tiles"] != meta["tiles"]:  # the slide was moved, or has other regions
+                found._list(tiles, channels)
         except OSError as error:
             raise OutputError(
                 f"cannot write {path} ({error.strerror or error}); choose another folder with -o"
@@ -225,6 +224,17 @@ class Mosaic:
             if not path.is_dir() or not {child.name for child in path.iterdir()} <= _OWN_NAMES:
                 raise
             return None
+
+    def _list(self, tiles: TileList, channels: Sequence[str]) -> None:
+        """List the tiles of other regions; those that are done stay."""
+        states = self.states()
+        done = {place for place in self.tiles.tiles if states[place] != TileState.TO_DO}
+        if set(tiles.tiles) - done:
+            _refuse_other_maps(self, channels)
+            self._group.attrs["complete"] = False
+        self.tiles = replace(tiles, tiles=tuple(sorted(done | set(tiles.tiles))))
+        self.about["tiles"] = json.loads(json.dumps(self.tiles.to_json()))
+        self._group.attrs["wsiscore"] = self.about
 
     def _is_worthless(self, identity: Identity) -> bool:
         """Tell whether it is of another file than the slide is now, and not a whole result of that."""
@@ -414,18 +424,24 @@ def _refuse_stale(found: Mosaic, meta: Mapping[str, Any]) -> None:
         if [name for name in found.channels if name in wanted] == wanted:
             if found.complete:
                 return
-            raise MosaicError(
-                f"{found.path} is unfinished and holds more maps; finish it with --maps all, or {what_to_do}"
-            )
+            _refuse_other_maps(found, wanted)
     if changed:
         names = sorted({name for key in changed for name in _differing(key, meta.get(key), found.about.get(key))})
         raise MosaicError(f"{found.path} was started with other settings ({', '.join(names)}); {what_to_do}")
 
 
+def _refuse_other_maps(found: Mosaic, channels: Sequence[str]) -> None:
+    if list(channels) != list(found.channels):
+        raise MosaicError(
+            f"{found.path} is unfinished and holds more maps; finish it with --maps all, "
+            "delete it or choose another folder with -o"
+        )
+
+
 def _comparable(key: str, value: Any) -> Any:
-    """Return what of a metadata value decides the maps: not where the slide lies or where its regions are from."""
+    """Return what of a metadata value decides the maps: the resolution and the grid, but not which tiles are listed."""
     if key == "tiles" and isinstance(value, dict):
-        return {name: part for name, part in value.items() if name not in ("slide", "roi_source")}
+        return {name: value.get(name) for name in ("slide_mpp", "grid")}
     return value
 
 

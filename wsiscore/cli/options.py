@@ -108,6 +108,12 @@ _where = (
         help="Class or name of annotations to cut out of the others, besides Ignore*, Necrosis, Artifact, Fold, Blur, "
         "Background, Stroma and the like; repeat.",
     ),
+    click.option(
+        "--slide",
+        metavar="FILE",
+        type=click.Path(exists=True, path_type=Path),
+        help="Where the slide of a single tile list or mosaic is now, if it was moved.",
+    ),
     mpp,
 )
 
@@ -186,16 +192,18 @@ def model_of(name: str | None) -> str | None:
     return name if name in model_names() else str(folder.absolute())
 
 
-def paths_of(inputs: Sequence[str], roi: Path | None = None) -> Iterator[Path]:
+def paths_of(inputs: Sequence[str], roi: Path | None = None, slide: Path | None = None) -> Iterator[Path]:
     """Yield the paths given, and for "-" those that standard input brings, line by line as they come.
 
     Raises
     ------
     click.UsageError
-        If one ROI file is given for what may be several slides.
+        If one ROI file, or one place of a slide, is given for what may be several slides.
     """
     if roi is not None and (len(inputs) > 1 or "-" in inputs):
         raise click.UsageError("--roi is of a single slide; for several put each one's file beside it, with its stem")
+    if slide is not None and (len(inputs) > 1 or "-" in inputs):
+        raise click.UsageError("--slide is of a single tile list or mosaic")
     return _paths(inputs)
 
 

@@ -66,10 +66,12 @@ def _jobs(inputs: tuple[str, ...], manifest: Path | None, given: ScoreOptions) -
     if bool(inputs) == (manifest is not None):
         raise click.UsageError("give either slides, tile lists or mosaics, or a table of them with --manifest")
     if manifest is None:
-        paths = options.paths_of(inputs, given.roi)
+        paths = options.paths_of(inputs, given.roi, given.slide)
         if "-" in inputs:
             return ((path, given) for path in paths)
         return named_apart([(path, given) for path in paths])
+    if given.slide is not None:
+        raise click.UsageError("--slide is of a single tile list or mosaic; a manifest has the paths of slides")
     if given.roi is not None:
         raise click.UsageError("--roi is of a single slide; give those of a manifest in its column 'roi'")
     try:

@@ -50,4 +50,4 @@ def tile(inputs: tuple[str, ...], save: str | None, **chosen: Any) -> None:
 
     given = TileOptions(save_png=save is not None, **chosen)
     own = options.named_apart(inputs, given)
-    options.each(options.paths_of(inputs, given.roi), lambda path: tile_slide(path, own(path)))
+    options.each(options.paths_of(inputs, given.roi, given.slide), lambda path: tile_slide(path, own(path)))

@@ -58,7 +58,8 @@ def named_apart(jobs: Sequence[tuple[Path, ScoreOptions]]) -> list[tuple[Path, S
 def _anywhere(path: Path, options: ScoreOptions, engine: Engine) -> ScoreOptions:
     """Return options with whole paths, for a worker that may be in another folder."""
     roi = options.roi if engine.local else options.roi and options.roi.absolute()
-    return replace(options, out=out_of(path, options).absolute(), roi=roi)
+    slide = options.slide and options.slide.absolute()
+    return replace(options, out=out_of(path, options).absolute(), roi=roi, slide=slide)
 
 
 def _once(jobs: Iterable[tuple[Path, ScoreOptions]]) -> Iterator[tuple[Path, ScoreOptions]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,7 +15,7 @@ from wsiscore.errors import MosaicError, OutputError, SlideError
 from wsiscore.files import locked, remove_parts, replacing, stem
 from wsiscore.mosaic import Mosaic
 from wsiscore.pipeline.options import ScoreOptions, SlideOptions
-from wsiscore.pipeline.provenance import RUN, Record, slide_of
+from wsiscore.pipeline.provenance import RUN, Record, sha256_of, slide_of
 from wsiscore.report.writers import CASES, COHORT_WRITERS
 from wsiscore.slide.readers.omezarr import is_virtual
 from wsiscore.slide.slide import Slide
@@ -101,15 +101,15 @@ def open_job(path: Path, options: SlideOptions) -> Iterator[Job]:
             set_by = {key: flag for key, flag in set_by.items() if not key.endswith("_classes")}
         _refuse(options, set_by, f"{path} holds maps that are computed already", "the slide itself")
     if tiles is not None:
-        source, mpp = tiles.slide, tiles.slide_mpp
+        source, mpp = options.slide or tiles.slide, tiles.slide_mpp
         if options.mpp not in (None, mpp):
             raise MosaicError(f"{path} was laid with the slide at {mpp} µm/px; to use --mpp, start from the slide")
         if not source.exists():
-            raise SlideError(
-                f"{path} is of the slide {source}, which is not there; put it back or start from the slide"
-            )
+            raise SlideError(f"{path} is of the slide {source}, which is not there; say where it is with --slide")
+    elif options.slide is not None:
+        raise MosaicError(f"{path} is a slide; --slide says where the slide of a tile list or mosaic is")
     with Slide(source, mpp) as slide:
-        folder = claim(path, options, source.absolute())
+        folder = claim(path, options, source.absolute(), lambda: slide.sha256)
         with locked(folder.parent, folder.name):
             remove_parts(folder)
             with Record(folder, source.absolute()) as record:
@@ -157,7 +157,9 @@ def _refuse(options: SlideOptions, flags: dict[str, str], why: str, instead: str
         raise MosaicError(f"{why}; leave out {' and '.join(chosen)}, or give it to {instead}")
 
 
-def claim(path: Path, options: SlideOptions, slide: Path | None = None) -> Path:
+def claim(
+    path: Path, options: SlideOptions, slide: Path | None = None, sha256: Callable[[], str] | None = None
+) -> Path:
     """Make and return the folder of a slide's results, ``OUT/<name>`` or ``OUT/<stem>``.
 
     Six digits of the hash of its path are added if another slide has that, here or in this run, or a file of the cohort
@@ -172,6 +174,8 @@ def claim(path: Path, options: SlideOptions, slide: Path | None = None) -> Path:
         Of which `out`, `name` and `distinct` count.
     slide
         The slide, if it is not `path` itself or the one whose folder that is in.
+    sha256
+        Returns the hash of its content, by which it is recognised after it was moved.
 
     Raises
     ------
@@ -194,7 +198,7 @@ def claim(path: Path, options: SlideOptions, slide: Path | None = None) -> Path:
                 if isinstance(error, FileExistsError | NotADirectoryError):
                     continue
                 raise OutputError(f"cannot write {folder}: {error.strerror}; choose another folder with -o") from error
-            if slide_of(folder) == slide:
+            if slide_of(folder) == slide or (sha256 and _was_moved(folder, sha256)):
                 return folder
             if not any(name for name in held if not name.startswith(".")):
                 remove_parts(folder)
@@ -202,6 +206,12 @@ def claim(path: Path, options: SlideOptions, slide: Path | None = None) -> Path:
                     part.write_text(json.dumps({"slide": {"path": str(slide)}}) + "\n", encoding="utf-8")
                 return folder
     raise OutputError(f"{folder} holds something else; move it away or choose another folder with -o")
+
+
+def _was_moved(folder: Path, sha256: Callable[[], str]) -> bool:
+    """Return whether a folder holds the results of the slide with this hash, from where it is no more."""
+    slide, known = slide_of(folder), sha256_of(folder)
+    return slide is not None and bool(known) and not slide.exists() and known == sha256()
 
 
 def _about(slide: Slide) -> dict[str, Any]:

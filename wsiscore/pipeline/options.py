@@ -50,6 +50,8 @@ class SlideOptions:
         Classes or names that are not scored, besides those of `wsiscore.roi.classes.NOT_SCORED`.
     mpp
         Micrometres per pixel of the slide, where its file does not say.
+    slide
+        The slide that a tile list or mosaic is of, if it was moved.
     name
         Name of the slide's folder; by default the stem of its file.
     distinct
@@ -63,6 +65,7 @@ class SlideOptions:
     roi_classes: tuple[str, ...] = ()
     exclude_classes: tuple[str, ...] = ()
     mpp: float | None = None
+    slide: Path | None = None
     name: str = ""
     distinct: bool = False
     facts: SlideFacts = SlideFacts()

@@ -298,7 +298,7 @@ def _rescored_rois(job: Job, mosaic: Mosaic, options: ScoreOptions) -> Sequence[
         if beyond > 1e-6 * roi.outline_um.area:
             raise RoiError(
                 f"{source}: {roi.name!r} reaches {beyond / 1e6:.3f} mm² beyond what {mosaic.path} holds; "
-                "score the slide itself with this ROI, into another folder"
+                "score the slide itself with this ROI"
             )
     job.record.note("settings", {"roi_source": source})
     return rois
