@@ -18,7 +18,7 @@ import numpy as np
 
 from wsiscore.inference import infer_tiles
 from wsiscore.models.contract import Generator, SlideAdaptive
-from wsiscore.models.store import default_model, load_model
+from wsiscore.models.store import Model, default_model, load_model
 from wsiscore.roi.annotations import read_rois, roi_file_beside
 from wsiscore.roi.tissue import find_tissue
 from wsiscore.slide.slide import Slide
@@ -33,11 +33,11 @@ def network_alone(generator: Generator, tiles: np.ndarray, batch: int) -> float:
     return time.perf_counter() - start
 
 
-def end_to_end(slide: Slide, tiles: TileList, generator: Generator, batch: int, seconds: dict[str, float]) -> float:
+def end_to_end(slide: Slide, tiles: TileList, model: Model, batch: int, seconds: dict[str, float]) -> float:
     """Return the seconds from the file to the finished mosaic."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        infer_tiles(slide, tiles, generator, Path(folder) / "m.ome.zarr", batch_size=batch, seconds=seconds)
+        infer_tiles(slide, tiles, model, Path(folder) / "m.ome.zarr", batch_size=batch, seconds=seconds)
         return time.perf_counter() - start
 
 
@@ -51,18 +51,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    slide, generator = Slide(given.slide, given.mpp), load_model(given.model)
+    slide, model = Slide(given.slide, given.mpp), load_model(given.model)
     file = roi_file_beside(given.slide)
     rois = read_rois(file, mpp=slide.mpp) if file else find_tissue(slide)
-    spec = generator.spec
+    spec = model.spec
     tiles = TileList.plan(slide, rois, mpp=spec.mpp, tile_px=given.size, margin_px=spec.margin_px)
     pixels = np.stack([slide.read(tiles.grid.tile(*place).read) for place in tiles.tiles]).transpose(0, 3, 1, 2)
-    fitted = generator.for_slide(pixels[:16]) if isinstance(generator, SlideAdaptive) else generator
+    fitted = model.generator
+    if isinstance(fitted, SlideAdaptive):
+        fitted = fitted.for_slide(pixels[:16])
     network_alone(fitted, pixels, given.batch)
     alone, whole, seconds = [], [], {}
     for _ in range(given.rounds):
         alone.append(network_alone(fitted, pixels, given.batch))
-        whole.append(end_to_end(slide, tiles, generator, given.batch, seconds))
+        whole.append(end_to_end(slide, tiles, model, given.batch, seconds))
     n, middle = len(pixels), statistics.median
     ratios = sorted(a / b for a, b in zip(alone, whole, strict=True))
     print(f"{n} tiles of {given.size} px, batches of {given.batch}, model {given.model}, {given.rounds} rounds")

@@ -22,10 +22,10 @@ import numpy.typing as npt
 import shapely
 
 from wsiscore.inference import infer_tiles
-from wsiscore.models.card import CARD
+from wsiscore.models.card import CARD, Card
 from wsiscore.models.contract import Generator, GeneratorSpec, SlideAdaptive
 from wsiscore.models.registry import family
-from wsiscore.models.store import load_model
+from wsiscore.models.store import Model, load_model
 from wsiscore.regions import Region, Roi
 from wsiscore.slide.slide import Slide
 from wsiscore.synthetic.pairs import render_pair
@@ -64,17 +64,21 @@ class Fixed:
     """A generator already adapted to a slide, which does not adapt again."""
 
     def __init__(self, generator: Generator) -> None:
-        self.generator, self.spec = generator, generator.spec
+        self.generator, self.spec, self.device = generator, generator.spec, generator.device
 
     def __call__(self, tiles: npt.NDArray[np.uint8]) -> Maps:
         """Turn tiles into maps."""
         return self.generator(tiles)
 
+    def weights(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return a copy of its weights by name."""
+        return self.generator.weights()
+
 
 def generator_of(name: str, width: int | None, device: str) -> Generator:
     """Return a model by its folder, or a family by its name, newly initialised."""
     if (Path(name) / CARD).exists():
-        return load_model(Path(name), device)
+        return load_model(Path(name), device).generator
     own = family(name)
     narrow = {field.name: width for field in fields(own.config) if field.name.endswith("width") and width}
     return own.build(own.config(**narrow), own.spec, None, device)
@@ -106,8 +110,9 @@ def in_tiles(generator: Generator, slide: Slide, side_px: int, tile_px: int) -> 
     spec, side_um = generator.spec, side_px * generator.spec.mpp
     rois = [Roi("all", shapely.box(0, 0, side_um, side_um))]
     tiles = TileList.plan(slide, rois, mpp=spec.mpp, tile_px=tile_px, margin_px=spec.margin_px)
+    card = Card(spec.family, spec.family, "1", "A benchmark.", "none", "nothing", spec, {})
     with tempfile.TemporaryDirectory() as folder:
-        mosaic = infer_tiles(slide, tiles, generator, Path(folder) / "m.ome.zarr", batch_size=1)
+        mosaic = infer_tiles(slide, tiles, Model(card, generator), Path(folder) / "m.ome.zarr", batch_size=1)
         maps = mosaic.read(0, 0, side_px, side_px)[: len(spec.channels)].astype(np.float32)
     return (maps / 255 if spec.dtype == "uint8" else maps), tile_px - 2 * spec.margin_px
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the tests share the cores, not each test
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the tests divide the cores, not each test
 
 import cv2
 import numpy as np
@@ -75,3 +75,22 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Return the folder of a small model with fresh weights."""
+    from cards import write_small
+
+    return write_small(tmp_path / "small")
+
+
+@pytest.fixture(scope="session")
+def scored(rendered: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Return the folder of the results of scoring `rendered` with hdab, and its row."""
+    from commands import rows, run
+
+    out = tmp_path_factory.mktemp("out")
+    done = run("score", rendered, "--model", "hdab", "-o", out)
+    assert done.exit_code == 0, done.output
+    return out, rows(done)[0]

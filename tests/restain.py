@@ -1,4 +1,4 @@
-"""A family of another package, for tests: it paints an H&E picture as IHC by its colours alone, pixel for pixel.
+"""A family of another package, for tests: it turns an H&E picture into IHC by its colours alone, pixel for pixel.
 
 Hematoxylin becomes hematoxylin where there is little of it and DAB where there is much. Right about nothing, but
 plain, quick, free of seams, and with cells to count.
@@ -50,8 +50,8 @@ class Restain:
         density = -np.log10((np.moveaxis(tiles, 1, -1).astype(np.float32) + 1) / 256)
         blue = np.maximum(density @ np.linalg.inv(HE).astype(np.float32)[:, :1], 0)
         brown = 1 / (1 + np.exp(-30 * (blue - self.cut)))
-        painted = blue * ((1 - brown) * 0.8 * HEMATOXYLIN + brown * 1.2 * DAB)
-        return np.moveaxis(10**-painted, -1, 1).astype(np.float32)
+        density = blue * ((1 - brown) * 0.8 * HEMATOXYLIN + brown * 1.2 * DAB)
+        return np.moveaxis(10**-density, -1, 1).astype(np.float32)
 
 
 def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None, device: str) -> Restain:

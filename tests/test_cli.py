@@ -1,4 +1,4 @@
-"""The commands as a lab runs them: alone, chained, over a cluster, and on what is broken."""
+"""The commands alone, chained and over a cluster."""
 
 from __future__ import annotations
 
@@ -6,44 +6,22 @@ import csv
 import io
 import json
 import os
-import pickle
 import re
-import resource
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
-from click.testing import CliRunner, Result
-from making import write_png
+import shapely
+from commands import rows, run
 
-from wsiscore.cli import main
-from wsiscore.pipeline import steps
+from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.synthetic.slides import read_truth
 
 WSISCORE = f"{sys.executable} -c 'from wsiscore.cli import main; main()'"
-
-
-@pytest.fixture(scope="session")
-def scored(rendered: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """Return the folder of the results of scoring it, and its row."""
-    out = tmp_path_factory.mktemp("out")
-    done = run("score", rendered, "--model", "hdab", "-o", out)
-    assert done.exit_code == 0, done.output
-    return out, rows(done)[0]
-
-
-def run(*words: object, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words], input=stdin, catch_exceptions=False)
-
-
-def rows(done: Result) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(done.stdout), delimiter="\t"))
 
 
 def test_a_slide_is_scored_near_its_truth(rendered: Path, scored: tuple[Path, dict[str, str]]) -> None:
@@ -104,6 +82,34 @@ def test_a_mosaic_is_scored_again_without_the_model(scored: tuple[Path, dict[str
     assert int(stricter["negative"]) < int(scored[1]["negative"])
 
 
+def test_positive_cells_have_more_dab(scored: tuple[Path, dict[str, str]]) -> None:
+    cells = pq.read_table(scored[0] / "rendered" / "cells.parquet").to_pydict()
+    density, positive = np.array(cells["dab_od"]), np.array(cells["class"]) == "positive"
+    assert np.median(density[positive]) > np.median(density[~positive]) + 0.05
+
+
+def test_what_could_not_be_read_is_taken_off_the_area_of_the_score(
+    scored: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    copied = shutil.copytree(scored[0] / "rendered" / "mosaic.ome.zarr", tmp_path / "a" / "mosaic.ome.zarr")
+    mosaic = Mosaic(copied, writable=True)
+    regions = shapely.union_all([roi.outline_um for roi in mosaic.tiles.rois])
+    cores = {place: shapely.box(*mosaic.grid.tile(*place).write.bounds_um) for place in mosaic.tiles.tiles}
+    place, lost = max(
+        ((place, regions.intersection(core).area / 1e6) for place, core in cores.items()), key=lambda one: one[1]
+    )
+    states = mosaic.states()
+    states[place] = TileState.UNREADABLE
+    mosaic.mark(states)
+    assert run("score", copied, "-o", tmp_path / "out").exit_code == 0
+    before = json.loads((scored[0] / "rendered" / "score.json").read_text())
+    (path,) = (tmp_path / "out").glob("*/score.json")
+    after = json.loads(path.read_text())
+    assert lost > 0.01
+    assert after["area_mm2"] == pytest.approx(before["area_mm2"] - lost)
+    assert sum(roi["area_mm2"] for roi in after["by_roi"].values()) == pytest.approx(after["area_mm2"])
+
+
 def test_two_slides_of_one_stem_keep_apart(rendered: Path, tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -125,7 +131,7 @@ def test_a_run_goes_on_from_another_folder(rendered: Path, tmp_path: Path, monke
     assert rows(run("score", rendered, "--model", "hdab", "-o", tmp_path)) == first
 
 
-def test_jobs_that_share_a_folder_end_with_the_table_of_all(rendered: Path, tmp_path: Path) -> None:
+def test_jobs_in_one_folder_end_with_the_table_of_all(rendered: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         shutil.copy(rendered, tmp_path / f"{name}.svs")
         shutil.copy(rendered.with_suffix(".geojson"), tmp_path / f"{name}.geojson")
@@ -193,222 +199,6 @@ def test_no_cluster_says_so(rendered: Path, tmp_path: Path, monkeypatch: pytest.
     assert "no dask scheduler answers at tcp://127.0.0.1:1" in done.stderr
 
 
-# What is wrong, what the line says. Each is made in an empty folder beside a copy of the rendered slide.
-
-
-def _text_named_svs(folder: Path, good: Path) -> list[object]:
-    (folder / "bad.svs").write_text("this is no slide\n" * 100)
-    return [folder / "bad.svs"]
-
-
-def _truncated(folder: Path, good: Path) -> list[object]:
-    (folder / "bad.svs").write_bytes(good.read_bytes()[: good.stat().st_size // 3])
-    return [folder / "bad.svs"]
-
-
-def _empty(folder: Path, good: Path) -> list[object]:
-    (folder / "bad.svs").touch()
-    return [folder / "bad.svs"]
-
-
-def _missing(folder: Path, good: Path) -> list[object]:
-    return [folder / "nowhere.svs"]
-
-
-def _no_mpp(folder: Path, good: Path) -> list[object]:
-    return [write_png(folder / "bad.png", np.full((300, 300, 3), 200, np.uint8))]
-
-
-def _no_tissue(folder: Path, good: Path) -> list[object]:
-    return [write_png(folder / "bad.png", np.full((3000, 3000, 3), 240, np.uint8)), "--mpp", "0.5"]
-
-
-def _roi(folder: Path, good: Path, text: str) -> list[object]:
-    shutil.copy(good, folder / "bad.svs")
-    (folder / "bad.geojson").write_text(text)
-    return [folder / "bad.svs"]
-
-
-def _square(*corners: tuple[float, float]) -> str:
-    return json.dumps({"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [corners]}})
-
-
-def _roi_off_the_slide(folder: Path, good: Path) -> list[object]:
-    return _roi(folder, good, _square((9e4, 9e4), (9.1e4, 9e4), (9.1e4, 9.1e4), (9e4, 9e4)))
-
-
-def _roi_crossing_itself(folder: Path, good: Path) -> list[object]:
-    return _roi(folder, good, _square((0, 0), (900, 900), (900, 0), (0, 900), (0, 0)))
-
-
-def _roi_empty(folder: Path, good: Path) -> list[object]:
-    return _roi(folder, good, json.dumps({"type": "FeatureCollection", "features": []}))
-
-
-def _roi_broken(folder: Path, good: Path) -> list[object]:
-    return _roi(folder, good, '{"type": "Feature", "geom')
-
-
-def _unknown_model(folder: Path, good: Path) -> list[object]:
-    return [good, "--model", "nonesuch"]
-
-
-def _model_without_card(folder: Path, good: Path) -> list[object]:
-    (folder / "model").mkdir()
-    return [good, "--model", folder / "model"]
-
-
-def _out_is_a_file(folder: Path, good: Path) -> list[object]:
-    (folder / "results").mkdir()
-    (folder / "results" / good.stem).write_text("mine")
-    (folder / "results").chmod(0o700)
-    return [good, "-o", folder / "results"]
-
-
-def _broken_tile_list(folder: Path, good: Path) -> list[object]:
-    (folder / "tiles.json").write_text('{"format": "wsiscore-tiles-1"}')
-    return [folder / "tiles.json"]
-
-
-BAD = [
-    (_text_named_svs, "bad.svs"),
-    (_truncated, "bad.svs"),
-    (_empty, "bad.svs"),
-    (_missing, "nowhere.svs"),
-    (_no_mpp, "--mpp"),
-    (_no_tissue, "no tissue"),
-    (_roi_off_the_slide, "bad.geojson|slide"),
-    (_roi_crossing_itself, "crosses itself"),
-    (_roi_empty, "bad.geojson"),
-    (_roi_broken, "bad.geojson"),
-    (_broken_tile_list, "tiles.json"),
-]
-
-
-@pytest.mark.parametrize(("make", "says"), BAD, ids=[make.__name__.strip("_") for make, _ in BAD])
-def test_what_is_broken_is_one_row_with_its_reason(rendered: Path, tmp_path: Path, make, says: str) -> None:
-    words = make(tmp_path, rendered)
-    done = run("score", *words, *([] if "-o" in words else ["-o", tmp_path / "out"]))
-    assert done.exit_code == 1
-    (row,) = rows(done)
-    assert row["call"].startswith("error: ")
-    assert row["ki67_index"] == "nan"
-    assert re.search(says, row["call"]), row["call"]
-
-
-@pytest.mark.parametrize(("make", "says"), [(_unknown_model, "nonesuch.*hdab"), (_model_without_card, "card.json")])
-@pytest.mark.parametrize("command", ["score", "infer"])
-def test_a_wrong_model_is_refused_before_the_first_slide(
-    rendered: Path, tmp_path: Path, command: str, make, says: str
-) -> None:
-    done = run(command, *make(tmp_path, rendered), "-o", tmp_path / "out")
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert re.search(says, done.stderr), done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_others_go_on(rendered: Path, scored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
-    (bad,) = _text_named_svs(tmp_path, rendered)
-    done = run("score", bad, rendered, "--model", "hdab", "-o", tmp_path / "out")
-    assert done.exit_code == 1
-    assert [row["call"].split(":")[0] for row in rows(done)] == ["error", scored[1]["call"]]
-    assert rows(done)[1] == scored[1]
-    assert [
-        row["call"].split(":")[0] for row in csv.DictReader(io.StringIO((tmp_path / "out" / "scores.csv").read_text()))
-    ] == [
-        "error",
-        scored[1]["call"],
-    ]
-    assert "Failed:" in (tmp_path / "out" / "index.html").read_text()
-
-
-def test_a_roi_without_cells_has_no_index(rendered: Path, tmp_path: Path) -> None:
-    """The rendered slide's corner is glass."""
-    words = _roi(tmp_path, rendered, _square((0, 0), (60, 0), (60, 60), (0, 60), (0, 0)))
-    done = run("score", *words, "-o", tmp_path / "out")
-    (row,) = rows(done)
-    assert done.exit_code == 0
-    assert (row["positive"], row["negative"], row["ki67_index"], row["call"]) == ("0", "0", "nan", "no cells")
-    assert json.loads((tmp_path / "out" / "bad" / "score.json").read_text())["ki67_index"] is None
-
-
-def test_what_stands_in_the_way_is_left_alone(rendered: Path, tmp_path: Path) -> None:
-    words = _out_is_a_file(tmp_path, rendered)
-    done = run("score", *words)
-    assert done.exit_code == 0
-    assert (tmp_path / "results" / rendered.stem).read_text() == "mine"
-    assert rows(done)[0]["slide"].startswith("rendered-")
-
-
-def test_a_folder_that_cannot_be_made_is_one_line(rendered: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    done = run("score", rendered, "-o", tmp_path / "file" / "out")
-    assert done.exit_code == 1
-    assert "choose another folder with -o" in rows(done)[0]["call"]
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_a_mosaic_of_another_model_is_not_passed_off(scored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
-    done = run("score", scored[0] / "rendered" / "mosaic.ome.zarr", "--model", "ihcscoregan", "-o", tmp_path)
-    assert done.exit_code == 1
-    assert "was made by hdab, not ihcscoregan" in rows(done)[0]["call"]
-    assert rows(done)[0]["model"] == "ihcscoregan"
-
-
-def test_a_full_disk_is_one_line_and_nothing_finished_is_lost(
-    rendered: Path, scored: tuple[Path, dict[str, str]], tmp_path: Path
-) -> None:
-    """The system refuses files over 64 KiB, as a full disk refuses any."""
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from wsiscore.cli import main; main()",
-            "score",
-            str(rendered),
-            "--model",
-            "hdab",
-            "-o",
-            str(tmp_path),
-        ],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)),
-    )
-    assert done.returncode == 1
-    assert "error: cannot write" in done.stdout
-    assert "Traceback" not in done.stderr
-    assert rows(run("score", rendered, "--model", "hdab", "-o", tmp_path)) == [scored[1]]
-
-
-class _Bomb:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, ("exploded",)
-
-
-def test_a_pickle_with_code_in_it_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"genA2B": _Bomb()}, "bomb.pt")
-    with Path("bare.pt").open("wb") as file:
-        pickle.dump(_Bomb(), file)
-    for name in ("bomb.pt", "bare.pt"):
-        done = run("models", "import", name, "--family", "ihcscoregan", "-o", "model")
-        assert done.exit_code == 1
-        assert len(done.stderr.strip().splitlines()) == 1
-        assert not Path("exploded").exists()
-        assert not Path("model").exists()
-
-
-def test_weights_of_another_family_are_refused(tmp_path: Path) -> None:
-    torch.save({"model.0.weight": torch.zeros(3, 3)}, tmp_path / "latest_net_G.pth")
-    done = run("models", "import", tmp_path / "latest_net_G.pth", "--family", "ihcscoregan", "-o", tmp_path / "model")
-    assert done.exit_code == 1
-    assert "latest_net_G.pth" in done.stderr
-
-
 @pytest.mark.parametrize("command", ["score", "tile", "infer", "info"])
 def test_usage_is_exit_status_2(command: str, rendered: Path) -> None:
     assert run(command).exit_code == 2
@@ -422,61 +212,6 @@ def test_usage_is_exit_status_2(command: str, rendered: Path) -> None:
 @pytest.mark.parametrize("command", ["score", "tile", "infer", "info", "models", "render"])
 def test_help_shows_an_example(command: str) -> None:
     assert re.search(r"Example: .*wsiscore", run(command, "--help").output)
-
-
-# One slide must not end the run
-
-
-def _unexpected(*_: object, **__: object) -> None:
-    raise ZeroDivisionError("a mistake of the program")
-
-
-def test_a_programming_error_in_one_slide_is_a_row_with_its_traceback_in_a_log(
-    rendered: Path, scored: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    good = shutil.copy(rendered, tmp_path / "good.svs")
-    shutil.copy(rendered.with_suffix(".geojson"), tmp_path / "good.geojson")
-    bad = shutil.copy(rendered, tmp_path / "bad.svs")
-    inner = steps.score_cells
-    monkeypatch.setattr(steps, "score_cells", lambda *a, **k: (_unexpected if k["slide"] == "bad" else inner)(*a, **k))
-    done = run("score", bad, good, "--model", "hdab", "-o", tmp_path / "out")
-    assert done.exit_code == 1
-    broken, whole = rows(done)
-    assert broken["call"].startswith("error: unexpected ZeroDivisionError: a mistake of the program")
-    assert "in _unexpected" in (tmp_path / "out" / "bad" / "error.log").read_text()
-    assert whole == {**scored[1], "slide": "good"}
-    monkeypatch.setattr(steps, "score_cells", inner)
-    assert run("score", bad, "--model", "hdab", "-o", tmp_path / "out").exit_code == 0
-    assert not list((tmp_path / "out" / "bad").glob("error.*"))
-
-
-def test_a_failed_slide_keeps_its_row_when_others_are_scored_later(rendered: Path, tmp_path: Path) -> None:
-    (tmp_path / "note.svs").write_text("no slide")
-    run("score", tmp_path / "note.svs", "-o", tmp_path / "out")
-    run("score", rendered, "--model", "hdab", "-o", tmp_path / "out")
-    table = list(csv.DictReader(io.StringIO((tmp_path / "out" / "scores.csv").read_text())))
-    assert [row["slide"] for row in table] == ["note", "rendered"]
-    assert table[0]["call"].startswith("error: ")
-
-
-def test_a_slide_given_twice_is_scored_once(rendered: Path, tmp_path: Path) -> None:
-    (tmp_path / "again.svs").symlink_to(rendered)
-    done = run("score", rendered, rendered, tmp_path / "again.svs", "--model", "hdab", "-o", tmp_path / "out")
-    assert len(rows(done)) == 1
-
-
-@pytest.mark.parametrize("name", [b"not\xfftext.svs", b"x" * 251 + b".svs", b"nul\0.svs", b"index.html.svs"])
-def test_a_strange_name_is_one_row(tmp_path: Path, name: bytes) -> None:
-    path = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - bytes
-    with suppress(OSError, ValueError), open(path, "wb") as file:  # noqa: PTH123
-        file.write(b"no slide")
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = [sys.executable, "-m", "wsiscore", "score", "-", "-o", str(tmp_path / "out")]
-    done = subprocess.run(command, input=path + b"\n", env=env, cwd=tmp_path, capture_output=True, check=False)
-    assert done.returncode == 1
-    assert b"Traceback" not in done.stderr
-    assert len(done.stdout.splitlines()) == 2
-    assert len((tmp_path / "out" / "scores.csv").read_bytes().splitlines()) == 2
 
 
 @pytest.mark.parametrize(("option", "value"), [("--cutoff", "nan"), ("--radius", "inf"), ("--mpp", "nan")])
@@ -493,20 +228,3 @@ def test_an_option_that_does_not_apply_to_a_mosaic_is_refused(
     done = run("score", scored[0] / "rendered" / "mosaic.ome.zarr", *option, "-o", tmp_path)
     assert done.exit_code == 1
     assert f"leave out {option[0]}" in rows(done)[0]["call"]
-
-
-def test_a_full_output_is_one_line(rendered: Path, tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "wsiscore", "info", str(rendered)]
-        done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == ["Error: cannot write to standard output: No space left on device"]
-
-
-def test_closed_standard_error_harms_nothing(rendered: Path, tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = f"{sys.executable} -m wsiscore score {rendered} --model hdab -o {tmp_path / 'out'} 2>&-"
-    done = subprocess.run(command, shell=True, env=env, stdout=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 0
-    assert len(done.stdout.splitlines()) == 2

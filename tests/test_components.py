@@ -28,7 +28,7 @@ BIG, SMALL, NONE = (200, 0, 40), (40, 0, 200), (0, 0, 0)
 Picture = npt.NDArray[np.uint8]
 
 
-def painted(rows: list[str]) -> Picture:
+def segmented(rows: list[str]) -> Picture:
     """Return a segmentation drawn with P positive, N negative, B boundary and anything else nothing."""
     colours = {"P": BIG, "N": SMALL, "B": (0, 200, 0)}
     return np.array([[colours.get(letter, NONE) for letter in row] for row in rows], np.uint8)
@@ -102,24 +102,24 @@ def test_a_ring_across_many_blocks_is_one_cell_with_its_hole(tmp_path: Path, blo
 def test_a_ring_that_the_edge_cuts_open_has_no_hole(tmp_path: Path) -> None:
     drawn = ["PPPPP", "P...P", "P...P", "P...."]
     assert list(
-        find_components(component_mosaic(tmp_path / "a.zarr", painted(drawn), 3), **LIMITS, block_px=3).size_px
+        find_components(component_mosaic(tmp_path / "a.zarr", segmented(drawn), 3), **LIMITS, block_px=3).size_px
     ) == [10]
     closed = ["PPPPP", "P...P", "P...P", "PPPPP"]
     assert list(
-        find_components(component_mosaic(tmp_path / "b.zarr", painted(closed), 3), **LIMITS, block_px=3).size_px
+        find_components(component_mosaic(tmp_path / "b.zarr", segmented(closed), 3), **LIMITS, block_px=3).size_px
     ) == [20]
 
 
 def test_corners_join_cells_and_boundaries_part_them(tmp_path: Path) -> None:
-    joined = painted(["......", ".PP...", ".PP...", "...PP.", "...PP.", "......"])
+    joined = segmented(["......", ".PP...", ".PP...", "...PP.", "...PP.", "......"])
     assert list(find_components(component_mosaic(tmp_path / "a.zarr", joined, 3), **LIMITS, block_px=3).size_px) == [8]
-    parted = painted(["........", ".PPPBPP.", ".PPPBPP.", ".PPPBPP.", "........"])
+    parted = segmented(["........", ".PPPBPP.", ".PPPBPP.", ".PPPBPP.", "........"])
     found = find_components(component_mosaic(tmp_path / "b.zarr", parted, 3), **LIMITS, block_px=3)
     assert sorted(found.size_px) == [6, 9]
 
 
 def test_ties_are_positive_and_majorities_win(tmp_path: Path) -> None:
-    segmentation = painted(["............", ".PN.PPN.NNP.", ".PN.PPN.NNP.", ".PN.PPN.NNP.", "............"])
+    segmentation = segmented(["............", ".PN.PPN.NNP.", ".PN.PPN.NNP.", ".PN.PPN.NNP.", "............"])
     mosaic = component_mosaic(tmp_path / "m.zarr", segmentation, 5)
     cells = find_cells(mosaic, rules=ComponentRules(120 / 255, least_area_um2=0))
     order = np.argsort(cells.x_um)
@@ -154,7 +154,7 @@ def test_only_cells_in_the_rois_and_over_the_least_area_count(tmp_path: Path) ->
     assert len(find_cells(mosaic, rules=ComponentRules(120 / 255, least_area_um2=5.0))) == 2
 
 
-def test_the_found_area_parts_debris_from_nuclei_and_is_told(tmp_path: Path) -> None:
+def test_the_found_area_separates_debris_from_nuclei_and_is_reported(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     areas = np.concatenate([rng.integers(5, 20, 60), rng.integers(150, 400, 200)])
     nothing = np.zeros(len(areas))

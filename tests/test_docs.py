@@ -66,7 +66,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _put_he(folder: Path) -> None:
-    """Put an H&E slide there, and a model that paints: of the first family that does, small and untrained."""
+    """Put an H&E slide there, and a small untrained model of the first family that generates virtual stains."""
     (folder / "he").mkdir()
     rgb = render_pair(np.random.default_rng(1), 512, 512, 0.5, ["he"]).pictures["he"]
     size = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from making import Darkness, as_model, whole, write_png
 
 from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, SlideError
-from wsiscore.inference import infer, infer_tiles
+from wsiscore.inference import DAB_CHANNEL, infer, infer_tiles
 from wsiscore.models.card import Weights
 from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.regions import Region, Roi
 from wsiscore.slide.slide import Slide
+from wsiscore.stain import Stain, dab_od_map
 from wsiscore.tiles import TileList
 
 
@@ -58,6 +59,15 @@ def test_a_picture_comes_out_as_it_went_in(slide: Slide, tmp_path: Path) -> None
     virtual = Slide(mosaic.path)
     assert (virtual.width_px, virtual.height_px, virtual.mpp) == (210, 150, 0.5)
     assert (virtual.read(Region(0, 0, 210, 150, 0.5)) == slide.read(mosaic.grid.region)).all()
+
+
+def test_the_density_of_dab_is_that_of_the_image_in_one_piece(slide: Slide, tmp_path: Path) -> None:
+    mosaic = infer(slide, everything(slide), as_model(Darkness()), tmp_path / "m.ome.zarr")
+    whole = slide.read(Region(0, 0, slide.width_px, slide.height_px, 0.5))
+    wanted = dab_od_map(whole, Stain.from_json(mosaic.about["stain"]), 0.5)[8:-8, 8:-8]
+    assert wanted.max() > 0.1
+    found = mosaic.read(0, 0, slide.width_px, slide.height_px, [DAB_CHANNEL])[0, 8:-8, 8:-8]
+    assert found == pytest.approx(wanted, rel=1e-3, abs=1e-3)
 
 
 def test_only_tiles_that_touch_a_roi_are_read(slide: Slide, tmp_path: Path) -> None:
@@ -178,6 +188,7 @@ import numpy as np
 from making import Darkness, as_model, whole
 from wsiscore.inference import infer
 from wsiscore.slide.slide import Slide
+from wsiscore.stain import Stain, dab_od_map
 
 source, target, lives = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
@@ -230,16 +241,16 @@ def test_an_unfinished_mosaic_of_another_file_is_replaced(slide: Slide, tmp_path
 
 
 def test_a_tile_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
-    rgb = np.random.default_rng(2).integers(0, 256, (400, 400, 3), np.uint8)
+    rgb = np.random.default_rng(2).integers(0, 256, (1150, 1150, 3), np.uint8)
     source = write_png(tmp_path / "holed.png", rgb)
-    tiles = TileList.plan(sound := Slide(source, mpp=0.5), everything(sound), mpp=0.5, tile_px=64, margin_px=8)
+    tiles = TileList.plan(sound := Slide(source, mpp=0.5), everything(sound), mpp=0.5, tile_px=256, margin_px=8)
     holed = Holed(source, mpp=0.5)
-    holed.hole = Region(160, 310, 1, 1, 0.5)  # not in the sample that the stains are measured on
+    holed.hole = Region(1100, 1100, 1, 1, 0.5)  # in none of the windows that the stains are measured on
     infer_tiles(holed, tiles, as_model(Darkness()), path := tmp_path / "m.ome.zarr", batch_size=2)
     found = infer_tiles(sound, tiles, as_model(Darkness()), path, batch_size=2)
     assert (found.states() != TileState.UNREADABLE).all()
     clean = infer_tiles(sound, tiles, as_model(Darkness()), tmp_path / "clean.ome.zarr", batch_size=2)
-    assert (found.read(0, 0, 400, 400) == clean.read(0, 0, 400, 400)).all()
+    assert (found.read(0, 0, 1150, 1150) == clean.read(0, 0, 1150, 1150)).all()
     assert bytes_of(found.path / "0") == bytes_of(clean.path / "0")
 
 

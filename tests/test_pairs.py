@@ -154,7 +154,7 @@ def derived(pictures):
     return {"grey": pictures["ihc"].mean(axis=2).astype(np.uint8)}
 
 
-class Painter:
+class Mixer:
     device = "cpu"
 
     def __init__(self, spec, weights):
@@ -169,7 +169,7 @@ class Painter:
 
 
 def build(config, spec, weights, device):
-    return Painter(spec, dict(weights or {"mix": np.eye(3, dtype=np.float32)}))
+    return Mixer(spec, dict(weights or {"mix": np.eye(3, dtype=np.float32)}))
 
 
 class Recipe:

@@ -97,8 +97,8 @@ def test_what_could_not_be_read_is_taken_off_the_area() -> None:
     assert score.total.area_mm2 == pytest.approx(5000e-6)
 
 
-def test_names_must_tell_rois_apart() -> None:
-    with pytest.raises(RoiError, match="share a name"):
+def test_rois_have_different_names() -> None:
+    with pytest.raises(RoiError, match="same name"):
         score_cells(cells_at([], [], []), [Roi("a", shapely.box(0, 0, 1, 1))] * 2)
 
 

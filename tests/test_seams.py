@@ -52,14 +52,14 @@ def test_a_generator_that_normalises_by_the_tile_has_seams(slide, image):
     assert float(row[4]) > 0.01
 
 
-def test_a_known_difference_is_told_as_it_is():
+def test_a_known_difference_is_reported_exactly():
     whole, stitched = np.zeros((2, 1, 400, 400), np.float32)
     stitched[:, :, 200:] = 0.25
-    told = seams.difference(whole, stitched, core_px=200)
-    assert told.step_at_seams == pytest.approx(0.125)  # one of two seams, the upright one
-    assert told.step_elsewhere == 0
-    assert (told.max_at_seams, told.max_elsewhere) == (0.25, 0.25)
-    assert told.mean_elsewhere == pytest.approx(0.125)
+    measured = seams.difference(whole, stitched, core_px=200)
+    assert measured.step_at_seams == pytest.approx(0.125)  # one of two seams, the upright one
+    assert measured.step_elsewhere == 0
+    assert (measured.max_at_seams, measured.max_elsewhere) == (0.25, 0.25)
+    assert measured.mean_elsewhere == pytest.approx(0.125)
     assert seams.difference(whole, stitched, core_px=400) is None
 
 

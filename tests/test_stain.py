@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsiscore.stain import MOST_PINK, Stain, dab_od_map, disc_mean, optical_density, pink_share
+from wsiscore.stain import MOST_PINK, Stain, dab_od_map, disc_mean, optical_density, pink_fraction
 
 amounts = st.floats(0.0, 1.0)
 
@@ -70,12 +70,12 @@ def test_estimate_finds_the_vectors_and_the_light_of_the_slide(shift_h, shift_d,
 
 
 @pytest.mark.parametrize(
-    ("shares", "present", "absent"),
+    ("fractions", "present", "absent"),
     [((0.3, 0.0), "hematoxylin", "dab"), ((0.0, 0.3), "dab", "hematoxylin")],
 )
-def test_a_stain_that_is_not_there_keeps_its_published_vector(shares, present, absent):
+def test_a_stain_that_is_not_there_keeps_its_published_vector(fractions, present, absent):
     true = Stain(unit(0.72, 0.62, 0.3), unit(0.3, 0.55, 0.78), (240.0,) * 3)
-    pixels = slide_pixels(true, hematoxylin_share=shares[0], dab_share=shares[1])
+    pixels = slide_pixels(true, hematoxylin_share=fractions[0], dab_share=fractions[1])
     found = Stain.estimate(pixels)
     assert found.found == (present,)
     assert getattr(found, absent) == getattr(Stain.default(), absent)
@@ -132,19 +132,19 @@ def test_real_fields_show_both_stains(shared, name):
 
 @given(st.floats(0.1, 1.2), st.floats(0, 1.2))
 def test_no_mixture_of_hematoxylin_and_dab_is_pink(hematoxylin, dab):
-    assert pink_share(mix(Stain.default(), np.full((4, 4), hematoxylin), np.full((4, 4), dab))) == 0
+    assert pink_fraction(mix(Stain.default(), np.full((4, 4), hematoxylin), np.full((4, 4), dab))) == 0
 
 
 def test_eosin_is_pink():
     eosin = np.full((4, 4, 3), (226, 130, 208), np.uint8)
-    assert pink_share(eosin) == 1
-    assert pink_share(np.full((4, 4, 3), 255, np.uint8)) == 0
+    assert pink_fraction(eosin) == 1
+    assert pink_fraction(np.full((4, 4, 3), 255, np.uint8)) == 0
 
 
 @pytest.mark.shared
-def test_h_and_e_is_told_from_ihc(shared):
+def test_h_and_e_is_distinguished_from_ihc(shared):
     data = shared / "data"
     he = np.asarray(Image.open(data / "he-monuseg" / "TCGA-AR-A1AS-01Z-00-DX1.tif").convert("RGB"))
-    assert pink_share(he[::4, ::4]) > MOST_PINK
+    assert pink_fraction(he[::4, ::4]) > MOST_PINK
     for field in sorted((data / "deepliif" / "ihc").iterdir()):
-        assert pink_share(np.asarray(Image.open(field).convert("RGB"))[::4, ::4]) < MOST_PINK
+        assert pink_fraction(np.asarray(Image.open(field).convert("RGB"))[::4, ::4]) < MOST_PINK

@@ -37,8 +37,8 @@ def stain(picture, outline_px, od=0.06, seed=1):
 
 def blob(x, y, radius, lobes=3):
     angle = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-    reach = radius * (1 + 0.2 * np.sin(lobes * angle))
-    return Polygon(np.stack([x + reach * np.cos(angle), y + reach * np.sin(angle)], axis=1))
+    edge = radius * (1 + 0.2 * np.sin(lobes * angle))
+    return Polygon(np.stack([x + edge * np.cos(angle), y + edge * np.sin(angle)], axis=1))
 
 
 def slide_of(picture, folder, mpp=MPP):

@@ -59,9 +59,9 @@ def test_masks_come_from_files_where_there_are_any(dataset, tiles, tmp_path):
         crop_px=64,
         seed=0,
     )
-    shares = (sampler[0]["mask_maps"][:, 1:] > 0).float().sum(1).mean((1, 2))
-    assert ((shares == 0) | (shares < 0.15)).all()
-    assert shares.max() > 0.02
+    fractions = (sampler[0]["mask_maps"][:, 1:] > 0).float().sum(1).mean((1, 2))
+    assert ((fractions == 0) | (fractions < 0.15)).all()
+    assert fractions.max() > 0.02
 
 
 def test_a_warm_start_lowers_the_loss_on_rendered_fields(dataset, tmp_path):

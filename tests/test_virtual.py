@@ -80,7 +80,7 @@ def in_two_commands(run: Run, he: Path, folder: Path) -> tuple[Path, Result]:
 
 @pytest.fixture(scope="module")
 def two_commands(run: Run, he: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """Return what both commands left and printed, to look at."""
+    """Return what both commands left and printed."""
     return in_two_commands(run, he, tmp_path_factory.mktemp("two commands"))
 
 
@@ -94,10 +94,10 @@ def test_two_commands_give_a_report_that_says_what_it_is_of(two_commands: tuple[
     assert int(line["negative"]) > 0
 
     sha = json.loads((out.parent / "blue-to-brown" / "card.json").read_text(encoding="utf-8"))["weights"]["sha256"]
-    painted = {"model": "blue-to-brown", "slide": str(he), "version": "1", "weights_sha256": sha}
+    generated = {"model": "blue-to-brown", "slide": str(he), "version": "1", "weights_sha256": sha}
     folder = out / "case 7-virtual"
     score, record = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("score.json", "run.json"))
-    assert score["virtual"] == record["slide"]["virtual"] == painted
+    assert score["virtual"] == record["slide"]["virtual"] == generated
     assert record["settings"]["roi_source"] == str(he.with_name("case 7.geojson"))
     assert list(score["by_roi"]) == ["tumour"]
     report, index = (
@@ -128,7 +128,7 @@ def test_the_regions_lie_where_they_were_drawn(two_commands: tuple[Path, Result]
         assert (virtual.mpp, virtual.width_px) == (MPP, SIDE_UM / MPP)
 
 
-def test_a_virtual_stain_painted_anew_is_not_scored_from_the_old_cells(run: Run, he: Path, tmp_path: Path) -> None:
+def test_a_virtual_stain_generated_again_is_not_scored_from_the_old_cells(run: Run, he: Path, tmp_path: Path) -> None:
     out, _ = in_two_commands(run, he, tmp_path)
     other = restain.write(out.parent / "other", start=0.7)
     refused = run("infer", he, "--model", other, "-o", out)
@@ -144,10 +144,10 @@ def test_models_of_the_wrong_kind_are_refused_before_they_run(run: Run, he: Path
     model = restain.write(tmp_path / "blue-to-brown")
     scored = run("score", he, "--model", model, "-o", tmp_path / "out")
     assert scored.exit_code == 1
-    assert "blue-to-brown paints a virtual stain and finds no cells" in scored.stdout
+    assert "blue-to-brown generates a virtual stain and finds no cells" in scored.stdout
     inferred = run("infer", he, "--model", "hdab", "--ome-tiff", "-o", tmp_path / "out")
     assert inferred.exit_code == 1
-    assert "hdab finds cells and paints no picture; leave out --ome-tiff" in inferred.stderr
+    assert "hdab finds cells and generates no picture; leave out --ome-tiff" in inferred.stderr
     assert not list(tmp_path.rglob("mosaic.ome.zarr"))
 
 
@@ -168,9 +168,9 @@ def test_the_ome_tiff_is_the_virtual_stain(two_commands: tuple[Path, Result], ru
 @pytest.mark.parametrize(("width", "height"), [(1301, 700), (40, 30), (512, 1024)])
 def test_an_export_keeps_every_pixel_of_every_level(tmp_path: Path, width: int, height: int) -> None:
     rgb = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
-    painted = Roi("left", shapely.box(0, 0, width * MPP / 3, height * MPP))
+    generated = Roi("left", shapely.box(0, 0, width * MPP / 3, height * MPP))
     with Slide(write_png(tmp_path / "stained ü.png", rgb), MPP) as slide:
-        mosaic = infer(slide, [painted], as_model(Darkness(tile_px=256, image=True)), tmp_path / "m.ome.zarr")
+        mosaic = infer(slide, [generated], as_model(Darkness(tile_px=256, image=True)), tmp_path / "m.ome.zarr")
     write_ome_tiff(tmp_path / "v.ome.tif", mosaic.path)
     one, other = open_reader(mosaic.path), open_reader(tmp_path / "v.ome.tif")
     assert one.levels == other.levels

@@ -24,7 +24,7 @@ from wsiscore.mosaic import Mosaic
 from wsiscore.synthetic.slides import read_truth, render_slide
 
 FAMILY = '''
-"""Nuclei by colour: brown is positive, blue negative; the density of both is a map to look at."""
+"""Nuclei by colour: brown is positive, blue negative; the density of both is a further map."""
 from dataclasses import dataclass
 
 import cv2

@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from wsiscore.cli import main
+from wsiscore.generators import atst
 from wsiscore.generators.ihcscoregan import Config, Recipe
 from wsiscore.training.prepare import DatasetSettings, RenderedDataset
 from wsiscore.training.record import CHECKPOINT
@@ -103,3 +104,11 @@ def signal_after(steps: int, number: int, *, rank: str = "0", group: bool = Fals
 def die_after(steps: int) -> None:
     """Make this process kill itself, as a power cut would, in the step after so many."""
     signal_after(steps, signal.SIGKILL)
+
+
+SMALL_ATST = atst.Config(width=4, encoder_width=16, depth=4, heads=2, discriminator_width=4, blocks=1)
+
+
+def atst_recipe(config=SMALL_ATST, steps=8, start=None):
+    """Return a training of a small transformer."""
+    return atst.Recipe(config, steps=steps, seed=0, device="cpu", tiles=False, start=start)

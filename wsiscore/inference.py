@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
@@ -23,15 +24,16 @@ from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputE
 from wsiscore.files import locked
 from wsiscore.models.contract import Generator, SlideAdaptive
 from wsiscore.models.store import Model
-from wsiscore.mosaic import Identity, Mosaic, Shard, TileState
+from wsiscore.mosaic import Mosaic, Shard, TileState
+from wsiscore.ome_zarr import Identity
 from wsiscore.regions import Roi
 from wsiscore.slide.slide import Slide
-from wsiscore.stain import Stain, dab_od_map, pink_share
-from wsiscore.tiles import Tile, TileList
+from wsiscore.stain import Stain, dab_od_map, pink_fraction
+from wsiscore.tiles import Tile, TileList, sample_windows
 
 __all__ = ["ARITHMETIC", "DAB_CHANNEL", "infer", "infer_tiles"]
 
-ARITHMETIC = 2
+ARITHMETIC = 3
 """Version of the computation from pixels to maps; a change of it makes every mosaic stale."""
 DAB_CHANNEL = "dab_od"
 """Map that every mosaic of cells carries besides the generator's: DAB optical density around each pixel."""
@@ -41,7 +43,10 @@ _log = logging.getLogger("wsiscore")
 _BATCH_PX = 16 * 256**2  # pixels of a default batch: large enough to fill a device, small beside its memory
 _BATCHES_AHEAD = 2  # read before they are asked for
 _SHARDS_AHEAD = 2  # written while the next is computed
-_SAMPLE_TILES = 16  # read first, to measure the slide's stains
+_GROUND_MAP = 0.1  # maps of cells are below this between them
+_GROUND_OD = 0.03  # hematoxylin and DAB together are above this on tissue, smoothed by this
+_GROUND_SIGMA_UM = 1.0
+_GROUND_PX = 500  # fewer pixels show no ground
 _MAX_UNREADABLE = 0.05  # fraction of tiles past which a slide is called damaged
 
 Maps = npt.NDArray[np.float32]
@@ -114,7 +119,7 @@ def infer_tiles(
     Parameters
     ----------
     slide, model, path, progress
-        As in `infer`, as are the result and the errors it shares.
+        As in `infer`, as are the result and the errors.
     tiles
         The grid and the tiles, at the model's mpp.
     batch_size
@@ -183,16 +188,17 @@ def _open_mosaic(
         found = mosaic.about["found"]
         return mosaic, generator.with_settings(found) if isinstance(generator, SlideAdaptive) and found else generator
     with clock("sample"):
-        sample = _sample(slide, tiles)
+        sample, weights = sample_windows(slide, tiles.rois, tiles.grid.mpp, spec.multiple_px)
         stain = Stain.estimate(sample) if len(sample) else Stain.default()
         if isinstance(generator, SlideAdaptive) and len(sample):
-            generator = generator.for_slide(sample.transpose(0, 3, 1, 2))
+            generator = generator.for_slide(sample.transpose(0, 3, 1, 2), weights)
     measured = {
+        "dab_ground_od": _ground_od(generator, stain, sample, weights) if spec.rules else 0.0,
         "polarity": model.card.polarity,
         "index_errors": model.card.index_errors,
         "index_errors_by_image": model.card.index_errors_by_image,
         "stain": stain.to_json(),
-        "pink_share": round(pink_share(sample, stain.white), 4),
+        "pink_share": round(pink_fraction(sample, stain.white), 4),
         "found": generator.settings if isinstance(generator, SlideAdaptive) and len(sample) else {},
     }
     return Mosaic.create(path, tiles, channels, spec.dtype, identity, about, measured), generator
@@ -209,7 +215,7 @@ class _Run:
         self.retried = {place for place in mosaic.tiles.tiles if self.states[place] == TileState.UNREADABLE}
 
     def fill(self, batch_size: int, progress: bool) -> bool:
-        """Read, infer and write every batch of which a tile is still to do; tell whether anything was written.
+        """Read, infer and write every batch of which a tile is still to do; return whether anything was written.
 
         A batch holds the same tiles in every run, finished or not, since the last digits of a network's sums may
         depend on the size of the batch: so a resumed run gives the very bytes of an uninterrupted one.
@@ -367,13 +373,14 @@ class _Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def _sample(slide: Slide, tiles: TileList) -> Pixels:
-    """Read a few tiles spread evenly over the list: (N, H, W, 3), N possibly 0."""
-    listed, side, read = tiles.tiles, tiles.grid.tile_px, []
-    n = min(_SAMPLE_TILES, len(listed))
-    for i in range(n):
-        try:
-            read.append(slide.read(tiles.grid.tile(*listed[i * len(listed) // n]).read))
-        except SlideError:
-            continue
-    return np.stack(read) if read else np.empty((0, side, side, 3), np.uint8)
+def _ground_od(generator: Generator, stain: Stain, sample: Pixels, weights: npt.NDArray[np.float32]) -> float:
+    """Return the median optical density of DAB between the nuclei of a sample; 0 if it shows too little of that."""
+    names, found = generator.spec.channels, []
+    of_cells = [names.index(name) for name in ("center", "positive", "negative") if name in names]
+    for rgb, counted in zip(sample, weights, strict=True):
+        maps = generator(np.ascontiguousarray(rgb.transpose(2, 0, 1)[None]))[0][of_cells]
+        both = stain.separate(rgb)
+        tissue = cv2.GaussianBlur(both.sum(axis=0), (0, 0), _GROUND_SIGMA_UM / generator.spec.mpp) > _GROUND_OD
+        found.append(both[1][(maps.max(axis=0) < _GROUND_MAP) & tissue & (counted[0] > 0)])
+    ground = np.concatenate(found) if found else np.empty(0)
+    return round(float(np.median(ground)), 4) if len(ground) >= _GROUND_PX else 0.0

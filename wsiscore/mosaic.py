@@ -8,10 +8,9 @@ empty, so that a missing shard of a written tile is looked for here, and is an e
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
@@ -22,11 +21,11 @@ import shapely
 import zarr
 
 from wsiscore.errors import DamagedMosaicError, MosaicError, OutputError
-from wsiscore.ome_zarr import downsampled, lay_out, levels, shard_tiles
+from wsiscore.ome_zarr import Identity, downsampled, lay_out, levels, metadata, refuse_other, shard_tiles
 from wsiscore.regions import Region
 from wsiscore.tiles import TileGrid, TileList
 
-__all__ = ["Identity", "Mosaic", "Shard", "TileState"]
+__all__ = ["Mosaic", "Shard", "TileState"]
 
 _FORMAT = "wsiscore-mosaic-2"
 _FORMATS_READ = ("wsiscore-mosaic-1", _FORMAT)  # the first had one file a chunk, and no checksums
@@ -58,31 +57,6 @@ class Shard(NamedTuple):
     tiles: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """All that decides the values of a mosaic besides its tiles; a mosaic of another identity is never continued.
-
-    Parameters
-    ----------
-    slide_sha256
-        Content of the slide, as `wsiscore.slide.slide.Slide.sha256`.
-    model
-        Of the model, as `wsiscore.models.store.Model.identity`.
-    batch_size
-        Tiles a batch: the last digits of a network's sums may depend on it.
-    device
-        Kind of device: ``cpu``, ``cuda`` or ``mps``.
-    arithmetic
-        Version of the computation from pixels to maps.
-    """
-
-    slide_sha256: str
-    model: Mapping[str, Any]
-    batch_size: int
-    device: str
-    arithmetic: int
-
-
 class Mosaic:
     """The maps of one slide on disk.
 
@@ -98,7 +72,7 @@ class Mosaic:
     Raises
     ------
     MosaicError
-        If the folder holds no mosaic of wsiscore.
+        If the folder is not a mosaic of wsiscore.
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
@@ -166,7 +140,8 @@ class Mosaic:
         scratch = path.with_name(path.name + ".new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lay_out(scratch, tiles, channels, dtype, {**_meta(tiles, channels, identity, about), **measured})
+            meta = metadata(_FORMAT, tiles, channels, identity, about)
+            lay_out(scratch, tiles, channels, dtype, {**meta, **measured})
             scratch.rename(path)  # so that a mosaic is there with all its metadata or not at all
         except OSError as error:
             raise OutputError(
@@ -196,7 +171,7 @@ class Mosaic:
         OutputError
             If the folder cannot be written.
         """
-        meta = _meta(tiles, channels, identity, about)
+        meta = metadata(_FORMAT, tiles, channels, identity, about)
         try:
             if not path.exists():
                 return None
@@ -204,7 +179,7 @@ class Mosaic:
             if found is None or found._is_worthless(identity):
                 shutil.rmtree(path)
                 return None
-            _refuse_stale(found, meta)
+            refuse_other(found.path, found.about, meta, complete=found.complete)
             for part in path.rglob("*.partial"):  # what a killed process was writing
                 part.unlink(missing_ok=True)
             if found.about["tiles"] != meta["tiles"]:  # the slide was moved, or has other regions
@@ -230,14 +205,15 @@ class Mosaic:
         states = self.states()
         done = {place for place in self.tiles.tiles if states[place] != TileState.TO_DO}
         if set(tiles.tiles) - done:
-            _refuse_other_maps(self, channels)
+            if list(channels) != list(self.channels):
+                raise MosaicError(f"{self.path} holds more maps; add its regions with --maps all, or choose another -o")
             self._group.attrs["complete"] = False
         self.tiles = replace(tiles, tiles=tuple(sorted(done | set(tiles.tiles))))
-        self.about["tiles"] = json.loads(json.dumps(self.tiles.to_json()))
+        self.about["tiles"] = self.tiles.to_json()
         self._group.attrs["wsiscore"] = self.about
 
     def _is_worthless(self, identity: Identity) -> bool:
-        """Tell whether it is of another file than the slide is now, and not a whole result of that."""
+        """Return whether it is of another file than the slide is now, and not a whole result of that."""
         known: Mapping[str, Any] = self.about.get("identity", {})
         whole = self.complete and bool((self.states() != TileState.UNREADABLE).all())
         return known.get("slide_sha256") != identity.slide_sha256 and not whole
@@ -281,7 +257,15 @@ class Mosaic:
         return np.full(shape, self._level_0.fill_value, self._level_0.dtype)
 
     def write_shard(self, shard: Shard, maps: Array) -> None:
-        """Write all of a shard, (C, h, w) of the mosaic's dtype, in one step."""
+        """Write all of a shard in one step.
+
+        Parameters
+        ----------
+        shard
+            One of `shards`.
+        maps
+            (C, h, w) of the mosaic's dtype, of the size of the shard's region.
+        """
         at, side = shard.region, shard_tiles(self.grid) * self.grid.core_px
         self._shard_file(at.y // side, at.x // side).unlink(missing_ok=True)  # Zarr reads one at the edge first
         target = self._level_0.with_config({"write_empty_chunks": True})
@@ -365,7 +349,13 @@ class Mosaic:
         )
 
     def blocks(self, side_px: int) -> Iterator[Region]:
-        """Yield the squares of this side, cut at the mosaic's edges, in which something was written."""
+        """Yield the squares in which something was written.
+
+        Parameters
+        ----------
+        side_px
+            Side of a square in pixels of the grid's mpp; squares are cut at the mosaic's edges.
+        """
         grid, held = self.grid, self.states() == TileState.WRITTEN
         for y in range(0, grid.height_px, side_px):
             for x in range(0, grid.width_px, side_px):
@@ -388,7 +378,7 @@ class Mosaic:
         held = {(row // n, col // n) for row, col in np.argwhere(self.states() == TileState.WRITTEN).tolist()}
         read: Callable[[int, int], Array] = lambda y, x: self.read(x, y, 2 * side, 2 * side)  # noqa: E731
         for level in range(1, len(levels(self.grid))):
-            target = self._array(str(level))
+            target = self._array(str(level)).with_config({"write_empty_chunks": True})
             held = {(row // 2, col // 2) for row, col in held}
             for row, col in sorted(held):
                 y, x = row * side, col * side
@@ -405,48 +395,3 @@ class Mosaic:
 
 def _reader(array: zarr.Array[Any], side: int) -> Callable[[int, int], Array]:
     return lambda y, x: np.asarray(array[:, y : y + side, x : x + side])
-
-
-def _meta(tiles: TileList, channels: Sequence[str], identity: Identity, about: Mapping[str, Any]) -> dict[str, Any]:
-    meta = {"channels": list(channels), "tiles": tiles.to_json(), "identity": asdict(identity), **about}
-    meta["format"] = _FORMAT
-    return cast(dict[str, Any], json.loads(json.dumps(meta)))  # as it will be read back, tuples as lists
-
-
-def _refuse_stale(found: Mosaic, meta: Mapping[str, Any]) -> None:
-    """Raise a MosaicError unless a mosaic was started with `meta`, or is finished and holds its maps and more."""
-    changed = sorted(k for k in meta if _comparable(k, meta[k]) != _comparable(k, found.about.get(k)))
-    what_to_do = "delete it or choose another folder with -o"
-    if changed == ["channels"]:
-        wanted = meta["channels"]
-        if lacking := [name for name in wanted if name not in found.channels]:
-            raise MosaicError(f"{found.path} was made without the maps {', '.join(lacking)}; {what_to_do}")
-        if [name for name in found.channels if name in wanted] == wanted:
-            if found.complete:
-                return
-            _refuse_other_maps(found, wanted)
-    if changed:
-        names = sorted({name for key in changed for name in _differing(key, meta.get(key), found.about.get(key))})
-        raise MosaicError(f"{found.path} was started with other settings ({', '.join(names)}); {what_to_do}")
-
-
-def _refuse_other_maps(found: Mosaic, channels: Sequence[str]) -> None:
-    if list(channels) != list(found.channels):
-        raise MosaicError(
-            f"{found.path} is unfinished and holds more maps; finish it with --maps all, "
-            "delete it or choose another folder with -o"
-        )
-
-
-def _comparable(key: str, value: Any) -> Any:
-    """Return what of a metadata value decides the maps: the resolution and the grid, but not which tiles are listed."""
-    if key == "tiles" and isinstance(value, dict):
-        return {name: value.get(name) for name in ("slide_mpp", "grid")}
-    return value
-
-
-def _differing(key: str, wanted: Any, found: Any) -> list[str]:
-    """Return the names of what differs in one metadata value: the parts of an identity, else its key."""
-    if key != "identity" or not isinstance(found, dict):
-        return [key]
-    return [name for name in wanted if wanted[name] != found.get(name)]

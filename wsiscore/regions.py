@@ -1,4 +1,4 @@
-"""Where on a slide: rectangles of whole pixels at a stated scale, and outlines in micrometres."""
+"""Places on a slide: rectangles of whole pixels at a stated scale, and outlines in micrometres."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy.typing as npt
 import shapely
 from shapely import MultiPolygon, Polygon
 
-__all__ = ["Region", "Roi", "inside", "scored"]
+__all__ = ["PointIndex", "Region", "Roi", "scored"]
 
 _SAME_SCALE = 1e-9  # relative: scales closer than this are one scale
 _WHOLE_PIXEL = 1e-6  # pixels: an edge this close to a whole pixel is on it
-_NUDGE_UM = (1e-6, 2e-6)  # takes a point off the edge that two outlines share
+_NUDGE_UM = (1e-6, 2e-6)  # moves a point off the common edge of two outlines
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +62,31 @@ class Region:
 
     @classmethod
     def around_um(cls, left: float, top: float, right: float, bottom: float, mpp: float) -> Self:
-        """Return the smallest region at `mpp` that contains a rectangle given in micrometres."""
+        """Return the smallest region that contains a rectangle given in micrometres.
+
+        Parameters
+        ----------
+        left, top, right, bottom
+            Edges in micrometres from the slide's top left.
+        mpp
+            Micrometres per pixel of the region returned.
+        """
         x, y = (math.floor(edge / mpp + _WHOLE_PIXEL) for edge in (left, top))
         x1, y1 = (math.ceil(edge / mpp - _WHOLE_PIXEL) for edge in (right, bottom))
         return cls(x, y, max(x1 - x, 1), max(y1 - y, 1), mpp)
 
     def at(self, mpp: float) -> Region:
-        """Return the smallest region at another scale that contains this one."""
+        """Return the smallest region at another scale that contains this one.
+
+        Parameters
+        ----------
+        mpp
+            Micrometres per pixel of the region returned.
+        """
         return Region.around_um(*self.bounds_um, mpp)
 
     def contains(self, other: Region) -> bool:
-        """Tell whether `other`, at the same scale, lies inside.
+        """Return whether `other`, at the same scale, lies inside.
 
         Raises
         ------
@@ -88,7 +102,13 @@ class Region:
         )
 
     def intersection(self, other: Region) -> Region | None:
-        """Return what both cover, or None; an error if the scales differ."""
+        """Return the region that both cover, or None if there is none.
+
+        Raises
+        ------
+        ValueError
+            If the scales differ.
+        """
         self._same_scale(other)
         x, y = max(self.x, other.x), max(self.y, other.y)
         width = min(self.x + self.width, other.x + other.width) - x
@@ -107,7 +127,7 @@ class Roi:
     Parameters
     ----------
     name
-        What the report calls it; unique within a slide.
+        Its name in the report; unique within a slide.
     outline_um
         Valid polygon or multipolygon, with holes, in micrometres from the slide's top left.
     class_name
@@ -132,10 +152,33 @@ def scored(rois: Iterable[Roi]) -> list[Roi]:
     return [roi for roi in rois if not roi.excluded]
 
 
-def inside(
-    outline: shapely.Geometry, x_um: npt.NDArray[np.float64], y_um: npt.NDArray[np.float64]
-) -> npt.NDArray[np.bool_]:
-    """Tell which points an outline holds; a point on an edge that two outlines share lies in exactly one."""
-    shapely.prepare(outline)
-    held: npt.NDArray[np.bool_] = shapely.contains_xy(outline, x_um + _NUDGE_UM[0], y_um + _NUDGE_UM[1])
-    return held
+class PointIndex:
+    """Points sorted along x and y, so that an outline is compared only with the points near it.
+
+    Parameters
+    ----------
+    x_um, y_um
+        (N,) positions in micrometres.
+    """
+
+    def __init__(self, x_um: npt.NDArray[np.float64], y_um: npt.NDArray[np.float64]) -> None:
+        self._xy = (x_um + _NUDGE_UM[0], y_um + _NUDGE_UM[1])
+        self._orders = tuple(np.argsort(values, kind="stable") for values in self._xy)
+        self._sorted = tuple(values[order] for values, order in zip(self._xy, self._orders, strict=True))
+
+    def inside(self, outline: shapely.Geometry) -> npt.NDArray[np.int64]:
+        """Return the indices, ascending, of the points inside an outline.
+
+        A point on the common edge of two outlines is inside exactly one of them.
+        """
+        left, top, right, bottom = shapely.bounds(outline).tolist()
+        limits = ((left, right), (top, bottom))
+        spans = [np.searchsorted(values, pair) for values, pair in zip(self._sorted, limits, strict=True)]
+        axis = int(np.argmin([stop - start for start, stop in spans]))
+        near = self._orders[axis][slice(*spans[axis])]
+        low, high = limits[1 - axis]
+        other = self._xy[1 - axis][near]
+        near = near[(other >= low) & (other <= high)]
+        shapely.prepare(outline)
+        found: npt.NDArray[np.int64] = np.sort(near[shapely.contains_xy(outline, self._xy[0][near], self._xy[1][near])])
+        return found

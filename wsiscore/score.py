@@ -15,7 +15,7 @@ from wsiscore.analysis.flags import UNSUITABLE, flag_sentence, join_flags, split
 from wsiscore.analysis.intervals import COUNTING, ModelError, Sampling, conformal, p_at_or_above, score_interval
 from wsiscore.cells.table import Cells
 from wsiscore.errors import RoiError
-from wsiscore.regions import Roi, inside, scored
+from wsiscore.regions import PointIndex, Roi, scored
 from wsiscore.slide.readers.base import VirtualStain
 
 __all__ = [
@@ -107,7 +107,7 @@ class SlideScore:
     cutoff
         Percent at and above which the index is high.
     virtual
-        Who painted the slide, if it is a virtual stain; None if it was stained.
+        The model that generated the slide, if it is a virtual stain; None if it was stained.
     flags
         Words of `wsiscore.analysis.flags` that apply to it.
     sampling
@@ -122,6 +122,8 @@ class SlideScore:
         Its content.
     case
         Case that it belongs to.
+    n_other
+        Nuclei that were found and left out, as other than the tumour's.
     """
 
     slide: str
@@ -137,6 +139,7 @@ class SlideScore:
     path: str = ""
     sha256: str = ""
     case: str = ""
+    n_other: int = 0
 
     @property
     def excluded_mm2(self) -> float:
@@ -263,16 +266,21 @@ def score_cells(
     unread_um
         What of the ROIs could not be read, in micrometres; it is taken off the area.
     virtual
-        Who painted the slide, if it is a virtual stain.
+        The model that generated the slide, if it is a virtual stain.
     index_errors
         Absolute error of the model's index on each image of sets that it was not chosen on, in points.
     flags
         Words of `wsiscore.analysis.flags` that apply to the slide; "blocks_few" and "indeterminate" are added.
 
+    Returns
+    -------
+    SlideScore
+        The tally of each ROI and that of their union.
+
     Raises
     ------
     RoiError
-        If two ROIs share a name.
+        If two ROIs have the same name.
     ValueError
         If the cutoff is not between 0 and 100.
     """
@@ -286,12 +294,23 @@ def score_cells(
             name = roi.class_name or roi.name
             excluded[name] = excluded.get(name, 0.0) + roi.area_mm2
     rois = scored(rois)
-    by_roi = {roi.name: _tally(cells, roi.outline_um, unread_um) for roi in rois}
-    union = shapely.union_all([roi.outline_um for roi in rois])
-    total = _tally(cells, union, unread_um)
-    varies = sampling(block_sizes(cells.select(inside(union, cells.x_um, cells.y_um))))
+    points, positive = PointIndex(cells.x_um, cells.y_um), cells.positive
+    if unread_um is not None:
+        shapely.prepare(unread_um)
+
+    def tally(outline: shapely.Geometry) -> Tally:
+        counted = points.inside(outline)
+        n_positive = int(np.count_nonzero(positive[counted]))
+        read = outline
+        if unread_um is not None and shapely.intersects(unread_um, outline):
+            read = shapely.difference(outline, unread_um)
+        return Tally(n_positive, len(counted) - n_positive, float(shapely.area(read)) / 1e6)
+
+    by_roi = {roi.name: tally(roi.outline_um) for roi in rois}
+    union = shapely.disjoint_subset_union_all([roi.outline_um for roi in rois])  # fast where ROIs are apart
+    varies = sampling(block_sizes(cells.select(points.inside(union))))
     score = SlideScore(
-        slide, model, total, by_roi, cutoff, virtual, (), varies, conformal(index_errors), excluded=excluded
+        slide, model, tally(union), by_roi, cutoff, virtual, (), varies, conformal(index_errors), excluded=excluded
     )
     return with_flags(score, flags)
 
@@ -303,10 +322,3 @@ def with_flags(score: SlideScore, flags: Iterable[str]) -> SlideScore:
     if flagged.call == "indeterminate":
         found.add("indeterminate")
     return replace(score, flags=split_flags(join_flags({*flagged.flags, *found})))
-
-
-def _tally(cells: Cells, outline: shapely.Geometry, unread: shapely.Geometry | None) -> Tally:
-    counted = inside(outline, cells.x_um, cells.y_um)
-    n_positive = int(np.count_nonzero(counted & cells.positive))
-    area = outline if unread is None else shapely.difference(outline, unread)
-    return Tally(n_positive, int(np.count_nonzero(counted)) - n_positive, float(shapely.area(area)) / 1e6)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MOST_PINK", "Stain", "background", "dab_od_map", "disc_mean", "optical_density", "pink_share"]
+__all__ = ["MOST_PINK", "Stain", "background", "dab_od_map", "disc_mean", "optical_density", "pink_fraction"]
 
 Vector = tuple[float, float, float]
 
@@ -26,17 +26,17 @@ _DAB: Vector = (0.268, 0.570, 0.776)
 _WHITE: Vector = (255.0, 255.0, 255.0)
 
 MOST_PINK = 0.05
-"""Largest share of pink pixels on slides of hematoxylin and DAB: 30 such fields had 0 to 0.010; nine of H&E had 0.001
-to 0.67, seven of them above this."""
+"""Largest fraction of pink pixels on slides of hematoxylin and DAB: 30 such fields had 0 to 0.010; nine fields of H&E
+had 0.001 to 0.67, seven of them above this."""
 
 _PINK_LEAST_OD = 0.3  # sum of the channels: paler pixels have no sure hue
 _MAX_SAMPLE_PX = 400_000
 _WHITE_PERCENTILE = 99.0
 _LEAST_WHITE = 120.0  # darker than this is no background
-_WHITE_BALANCE = 0.8  # a background channel is at least this share of the brightest one
+_WHITE_BALANCE = 0.8  # a background channel is at least this fraction of the brightest one
 _LEAST_OD = 0.25  # norm below which a pixel's hue is mostly noise
 _LEAST_LEVEL = 8  # grey levels: below, the camera has gone dark and the hue is lost
-_LEAST_SHARE = 0.005  # of the stained pixels must show a stain before its vector is believed
+_LEAST_FRACTION = 0.005  # of the stained pixels must show a stain before its vector is believed
 _PURE_PERCENTILES = (
     50.0,
     97.0,
@@ -93,7 +93,7 @@ class Stain:
         """Measure the stains on pixels of one slide.
 
         As in Macenko et al. (ISBI 2009), a pure stain lies at the end of the range of hues. Here each stain
-        is sought only on its own side of the published pair, and is believed only if enough pixels show it
+        is sought only on its own side of the published pair, and is used only if enough pixels show it
         and it is near enough to the published vector; else the published vector stands. So a slide with no
         DAB does not have its hematoxylin called DAB, nor the other way round.
 
@@ -152,7 +152,7 @@ class Stain:
         return cls(hematoxylin, dab, white, tuple(settings["found"]))
 
 
-def dab_od_map(rgb: npt.NDArray[np.uint8], stain: Stain, mpp: float, radius_um: float = 2.5) -> npt.NDArray[np.float32]:
+def dab_od_map(rgb: npt.NDArray[np.uint8], stain: Stain, mpp: float, radius_um: float = 1.5) -> npt.NDArray[np.float32]:
     """Return the mean DAB optical density in a disc around every pixel.
 
     Parameters
@@ -173,8 +173,8 @@ def dab_od_map(rgb: npt.NDArray[np.uint8], stain: Stain, mpp: float, radius_um: 
     return disc_mean(stain.separate(rgb)[1], radius_um / mpp)
 
 
-def pink_share(rgb: npt.NDArray[np.uint8], white: tuple[float, float, float] = _WHITE) -> float:
-    """Return the share of stained pixels that are pinker than hematoxylin and DAB can be, as eosin is.
+def pink_fraction(rgb: npt.NDArray[np.uint8], white: tuple[float, float, float] = _WHITE) -> float:
+    """Return the fraction of stained pixels that are pinker than hematoxylin and DAB can be, as eosin is.
 
     Such a pixel absorbs more green than red and blue together. Above `MOST_PINK` a slide is hardly one of hematoxylin
     and DAB.
@@ -194,9 +194,9 @@ def pink_share(rgb: npt.NDArray[np.uint8], white: tuple[float, float, float] = _
 
 
 def disc_mean(values: npt.NDArray[np.float32], radius_px: float) -> npt.NDArray[np.float32]:
-    """Return the mean of (H, W) `values`, from 0 up, in a soft-rimmed disc around every pixel, mirrored outside."""
-    reach = math.ceil(radius_px)
-    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    """Return the mean of (H, W) `values`, from 0 up, in a soft-edged disc around every pixel, mirrored outside."""
+    side = math.ceil(radius_px)
+    y, x = np.ogrid[-side : side + 1, -side : side + 1]
     disc = np.clip(radius_px + 0.5 - np.hypot(y, x), 0, 1).astype(np.float32)
     mean = cv2.filter2D(np.ascontiguousarray(values), -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT)
     return np.maximum(mean, 0)  # large discs are filtered by Fourier transform, which rounds below 0
@@ -234,7 +234,7 @@ def _purest(
     middle = float((own + other) @ axis / 2 / np.linalg.norm(axis))
     near = hue @ own > math.cos(math.radians(1.25 * _LARGEST_TURN_DEG))
     mine = (along > middle) & near
-    if mine.sum() < max(_LEAST_SHARE * len(hue), 50):
+    if mine.sum() < max(_LEAST_FRACTION * len(hue), 50):
         return None
     low, high = np.percentile(along[mine], _PURE_PERCENTILES)
     vector = np.array(_unit(np.median(hue[mine & (along >= low) & (along <= high)], axis=0)))

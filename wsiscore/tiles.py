@@ -1,4 +1,4 @@
-"""The grid of tiles over a slide: what is read, what is kept, and ``tiles.json``."""
+"""The grid of tiles over a slide, and the list of those to read, ``tiles.json``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import shapely
 from shapely.geometry import mapping, shape
 
-from wsiscore.errors import MosaicError, RoiError
+from wsiscore.errors import MosaicError, RoiError, SlideError
 from wsiscore.files import replacing
 from wsiscore.regions import Region, Roi
 from wsiscore.slide.slide import Slide
 
-__all__ = ["Tile", "TileGrid", "TileList", "rois_from_json", "rois_to_json"]
+__all__ = ["Tile", "TileGrid", "TileList", "rois_from_json", "rois_to_json", "sample_windows"]
 
 _FORMAT = "wsiscore-tiles-1"
+_WINDOWS = 32  # most windows of a sample, of this side and margin
+_WINDOW_PX = 256
+_WINDOW_MARGIN_PX = 32
+Polygons = npt.NDArray[Any]
+_MOST_CORNERS = 500  # of an outline that is compared with each core
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +37,9 @@ class Tile:
     row, col
         Its place in the grid.
     read
-        What the generator is given: always `tile_px` on a side, so it may reach beyond the slide.
+        Region that the generator is given, `tile_px` on a side; it may extend beyond the slide.
     write
-        Its core: what is kept of the result. The last row and column are cut at the slide's edge.
+        Core of the tile, whose result is kept. The last row and column are cut at the slide's edge.
     """
 
     row: int
@@ -53,9 +59,9 @@ class TileGrid:
     mpp
         Micrometres per pixel of the tiles.
     tile_px
-        Side of what is read.
+        Side of the region that is read.
     margin_px
-        Rim on each side that is read but not kept.
+        Width of the border that is read but not kept.
 
     Raises
     ------
@@ -82,7 +88,7 @@ class TileGrid:
 
     @property
     def core_px(self) -> int:
-        """Side of what is kept of a tile, and of a chunk of the mosaic."""
+        """Side of the core of a tile, and of a chunk of the mosaic."""
         return self.tile_px - 2 * self.margin_px
 
     @property
@@ -123,26 +129,52 @@ class TileGrid:
         rois
             Outlines; a tile is listed once however many touch it.
         min_coverage
-            Least share of the core inside the ROIs, in [0, 1]. At 0 every tile that a ROI touches is listed,
-            so that the tiles together hold the whole ROIs.
+            Least fraction of the core inside the ROIs, in [0, 1]. At 0 every tile that contains a part of a ROI is
+            listed, so that the tiles together cover the ROIs.
         """
-        union = shapely.union_all([roi.outline_um for roi in rois if not roi.excluded])
-        if union.is_empty:
+        parts = shapely.get_parts([roi.outline_um for roi in rois if not roi.excluded])
+        if not len(parts := parts[~shapely.is_empty(parts)]):
             return []
-        shapely.prepare(union)
         side = self.core_px * self.mpp
-        left, top, right, bottom = union.bounds
-        rows = np.arange(max(int(top // side), 0), min(int(bottom // side) + 1, self.rows))
-        cols = np.arange(max(int(left // side), 0), min(int(right // side) + 1, self.cols))
-        listed: list[tuple[int, int]] = []
-        for row in rows.tolist():  # a row at a time keeps memory flat on the largest slides
-            x1 = np.minimum((cols + 1) * self.core_px, self.width_px) * self.mpp
+        left, top, right, bottom = shapely.total_bounds(parts).tolist()
+        rows = range(max(int(top // side), 0), min(int(bottom // side) + 1, self.rows))
+        cols = range(max(int(left // side), 0), min(int(right // side) + 1, self.cols))
+        covered = self._covered(parts, rows, cols)
+        return sorted(place for place, fraction in covered if fraction > 0 and fraction >= min_coverage)
+
+    def _covered(self, parts: Polygons, rows: range, cols: range) -> Iterator[tuple[tuple[int, int], float]]:
+        """Yield the (row, col) of the cores in a block of tiles that polygons meet, and the fraction they cover.
+
+        A block with many corners is halved, and its large polygons are cut, so that each core is compared with the
+        corners near it only.
+        """
+        if not len(parts) or not rows or not cols:
+            return
+        if shapely.get_num_coordinates(parts).sum() > _MOST_CORNERS and max(len(rows), len(cols)) > 1:
+            for part_rows, part_cols in _halves(rows, cols):
+                yield from self._covered(_cut(parts, self._bounds_um(part_rows, part_cols)), part_rows, part_cols)
+            return
+        outline = shapely.disjoint_subset_union_all(parts)
+        shapely.prepare(outline)
+        across = np.arange(cols.start, cols.stop)
+        side = self.core_px * self.mpp
+        x1 = np.minimum((across + 1) * self.core_px, self.width_px) * self.mpp
+        for row in rows:  # a row at a time keeps memory flat on the largest slides
             y1 = min((row + 1) * self.core_px, self.height_px) * self.mpp
-            cores = shapely.box(cols * side, row * side, x1, y1)
-            cores, inside = cores[(hit := shapely.intersects(union, cores))], cols[hit]
-            share = shapely.area(shapely.intersection(union, cores)) / shapely.area(cores)
-            listed += [(row, col) for col in inside[(share > 0) & (share >= min_coverage)].tolist()]
-        return listed
+            cores = shapely.box(across * side, row * side, x1, y1)
+            met = np.flatnonzero(shapely.intersects(outline, cores))
+            whole = shapely.covers(outline, cores[met])
+            fractions = np.ones(len(met))
+            border = cores[met[~whole]]
+            fractions[~whole] = shapely.area(shapely.intersection(outline, border)) / shapely.area(border)
+            yield from (((row, col), part) for col, part in zip(across[met].tolist(), fractions.tolist(), strict=True))
+
+    def _bounds_um(self, rows: range, cols: range) -> tuple[float, float, float, float]:
+        """Return left, top, right, bottom of a block of cores."""
+        side = self.core_px * self.mpp
+        right = min(cols.stop * self.core_px, self.width_px) * self.mpp
+        bottom = min(rows.stop * self.core_px, self.height_px) * self.mpp
+        return cols.start * side, rows.start * side, right, bottom
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,3 +314,61 @@ def rois_from_json(values: Sequence[dict[str, Any]]) -> list[Roi]:
         if roi.outline_um.geom_type not in ("Polygon", "MultiPolygon"):
             raise RoiError(f"ROI {roi.name!r} is a {roi.outline_um.geom_type}, wanted a polygon")
     return rois
+
+
+def _halves(rows: range, cols: range) -> list[tuple[range, range]]:
+    """Return a block of tiles cut in two across its longer side."""
+    if len(rows) >= len(cols):
+        middle = (rows.start + rows.stop) // 2
+        return [(range(rows.start, middle), cols), (range(middle, rows.stop), cols)]
+    middle = (cols.start + cols.stop) // 2
+    return [(rows, range(cols.start, middle)), (rows, range(middle, cols.stop))]
+
+
+def _cut(parts: Polygons, bounds: tuple[float, float, float, float]) -> Polygons:
+    """Return the polygons that meet a rectangle, those of many corners cut to it."""
+    left, top, right, bottom = bounds
+    x0, y0, x1, y1 = shapely.bounds(parts).T
+    parts = parts[(x0 <= right) & (x1 >= left) & (y0 <= bottom) & (y1 >= top)]
+    x0, y0, x1, y1 = shapely.bounds(parts).T
+    crosses = (x0 < left) | (x1 > right) | (y0 < top) | (y1 > bottom)
+    crosses &= shapely.get_num_coordinates(parts) > _MOST_CORNERS // 5
+    pieces = shapely.get_parts(shapely.intersection(parts[crosses], shapely.box(*bounds)))
+    return np.concatenate([parts[~crosses], pieces[shapely.get_dimensions(pieces) == 2]])
+
+
+def sample_windows(
+    slide: Slide, rois: Sequence[Roi], mpp: float, multiple_px: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Read windows spread evenly over the regions, which do not depend on the size of the tiles.
+
+    Parameters
+    ----------
+    slide, rois
+        What is read, and where.
+    mpp
+        Micrometres per pixel of the windows.
+    multiple_px
+        The side S of a window is a multiple of this, at least 256 pixels.
+
+    Returns
+    -------
+    (N, S, S, 3) RGB, N possibly 0, and (N, 1, S, S): 1 in the core of each window and on the slide, 0 elsewhere.
+    """
+    side = -(-_WINDOW_PX // multiple_px) * multiple_px
+    width_um, height_um = slide.width_px * slide.mpp, slide.height_px * slide.mpp
+    grid = TileGrid.over(width_um, height_um, mpp, side, _WINDOW_MARGIN_PX)
+    listed, read, weights = grid.touching(rois), [], []
+    n = min(max(4, _WINDOWS * _WINDOW_PX**2 // side**2), len(listed))
+    for i in range(n):
+        tile = grid.tile(*listed[i * len(listed) // n])
+        try:
+            read.append(slide.read(tile.read))
+        except SlideError:
+            continue
+        weights.append(np.zeros((1, side, side), np.float32))
+        core = np.s_[_WINDOW_MARGIN_PX : _WINDOW_MARGIN_PX + tile.write.height]
+        weights[-1][0, core, _WINDOW_MARGIN_PX : _WINDOW_MARGIN_PX + tile.write.width] = 1
+    if not read:
+        return np.empty((0, side, side, 3), np.uint8), np.empty((0, 1, side, side), np.float32)
+    return np.stack(read), np.stack(weights)

@@ -111,6 +111,7 @@ def find_whole_cells(
         for name in ("x_px", "y_px", "positive_px", "negative_px", "confidence", "dab_od")
     )
     nowhere = np.full(len(x_px), NO_ROI, np.int64)
+    dab_od -= float(mosaic.about.get("dab_ground_od", 0.0))
     cells = Cells((x_px + 0.5) * mpp, (y_px + 0.5) * mpp, confidence, positive / (positive + negative), dab_od, nowhere)
     return cells.select(np.lexsort((x_px, y_px))), least
 

@@ -29,6 +29,11 @@ def find_cells(
     block_px
         Side of the blocks that are read at a time. It bounds the memory and changes nothing else.
 
+    Returns
+    -------
+    Cells
+        Ordered by y, then x; each with the index of the first region that contains it.
+
     Raises
     ------
     MosaicError

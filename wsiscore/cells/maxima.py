@@ -1,7 +1,7 @@
 """Cells as local maxima of a map of cell centres, the same whatever blocks it is read in.
 
 A cell is a pixel, or a plateau of touching pixels, that is above the threshold and highest in the square of ±radius
-around it (Molnar et al., IHCScoreGAN, eq. 8). A maximum where both class maps are 0 is none. Each block is read with a
+around it (Molnar et al., IHCScoreGAN, eq. 8). Each block is read with a
 margin of the radius and keeps only the maxima in its own core; a plateau that lies in several blocks is joined again
 by its pixels at the blocks' edges.
 """
@@ -28,7 +28,7 @@ from wsiscore.regions import Region
 
 __all__ = ["find_maxima", "local_maxima", "smooth_center"]
 
-_SUMS = ("center", "positive", "negative", "dab_od")
+_SUMS = ("center", "positive", "negative", "dab_od", "other")
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -38,13 +38,13 @@ Ints = npt.NDArray[np.int64]
 class _Maxima:
     """Maxima of one block, or of all: per maximum its number of pixels and sums over them, exact in float64.
 
-    `edge_x`, `edge_y`, `edge_of` are the pixels at the block's rim and the maximum each belongs to.
+    `edge_x`, `edge_y`, `edge_of` are the pixels at the block's edge and the maximum each belongs to.
     """
 
     n: Ints
     x: Floats
     y: Floats
-    values: Floats  # (4, maxima), in the order of _SUMS
+    values: Floats  # (5, maxima), in the order of _SUMS
     edge_x: Ints
     edge_y: Ints
     edge_of: Ints
@@ -60,7 +60,7 @@ def find_maxima(mosaic: Mosaic, *, threshold: float, radius_um: float, smooth_um
     Parameters
     ----------
     mosaic
-        Maps ``center``, ``positive``, ``negative`` and ``dab_od``, with no tile left to do.
+        Maps ``center``, ``positive``, ``negative``, ``dab_od`` and perhaps ``other``, with no tile left to do.
     threshold, radius_um, smooth_um
         As in `wsiscore.cells.rules.CenterRules`.
     block_px
@@ -69,11 +69,12 @@ def find_maxima(mosaic: Mosaic, *, threshold: float, radius_um: float, smooth_um
     radius_px, sigma_px = max(1, round(radius_um / mosaic.grid.mpp)), smooth_um / mosaic.grid.mpp
     find = delayed(_block_maxima)
     tasks = [find(mosaic, block, radius_px, sigma_px, threshold) for block in mosaic.blocks(block_px)]
-    return _to_cells(_join(compute(*tasks, scheduler="threads")), mosaic.grid.mpp, radius_px)
+    ground_od = float(mosaic.about.get("dab_ground_od", 0.0))
+    return _to_cells(_join(compute(*tasks, scheduler="threads")), mosaic.grid.mpp, radius_px, ground_od)
 
 
 def local_maxima(center: npt.NDArray[np.float32], radius_px: int, threshold: float) -> npt.NDArray[np.bool_]:
-    """Tell which pixels of a centre map (H, W) are above `threshold` and highest in the square of ±`radius_px`.
+    """Return which pixels of a centre map (H, W) are above `threshold` and highest in the square of ±`radius_px`.
 
     Touching pixels of equal height are all marked: they are one maximum.
     """
@@ -86,7 +87,10 @@ def _block_maxima(mosaic: Mosaic, block: Region, radius_px: int, sigma_px: float
     margin = radius_px + _margin_px(sigma_px)
     pad_x, pad_y = min(block.x, margin), min(block.y, margin)
     width, height = block.width + 2 * margin, block.height + 2 * margin
-    maps = mosaic.read(block.x - margin, block.y - margin, width, height, _SUMS).astype(np.float32)
+    held = [name for name in _SUMS if name in mosaic.channels]
+    maps = mosaic.read(block.x - margin, block.y - margin, width, height, held).astype(np.float32)
+    if len(held) < len(_SUMS):  # the map of other nuclei, which few models have
+        maps = np.concatenate([maps, np.full_like(maps[:1], np.nan)])
     maps[0] = smooth_center(maps[0], sigma_px)
     peak = local_maxima(maps[0], radius_px, threshold)
     core = np.s_[pad_y : pad_y + block.height, pad_x : pad_x + block.width]
@@ -150,16 +154,16 @@ def _join(parts: Sequence[_Maxima]) -> _Maxima:
     return _Maxima(total(n).astype(np.int64), x, y, values, edge_x, edge_y, edge_of)
 
 
-def _to_cells(maxima: _Maxima, mpp: float, radius_px: int) -> Cells:
-    center, positive, negative, dab_od = maxima.values / np.maximum(maxima.n, 1)
+def _to_cells(maxima: _Maxima, mpp: float, radius_px: int, ground_od: float) -> Cells:
+    center, positive, negative, dab_od, other = maxima.values / np.maximum(maxima.n, 1)
     x, y = maxima.x / np.maximum(maxima.n, 1), maxima.y / np.maximum(maxima.n, 1)
     both = positive + negative
-    positivity = np.divide(positive, both, out=np.zeros_like(both), where=both > 0)
+    positivity = np.divide(positive, both, out=np.full_like(both, np.nan), where=both > 0)
     nowhere = np.full(len(x), NO_ROI, np.int64)
-    cells = Cells((x + 0.5) * mpp, (y + 0.5) * mpp, center, positivity, dab_od, nowhere)
+    cells = Cells((x + 0.5) * mpp, (y + 0.5) * mpp, center, positivity, dab_od - ground_od, nowhere, other=other)
     order = np.lexsort((x, y))
     order = order[_first_of_equals(x[order], y[order], center[order], radius_px)]
-    return cells.select(order[both[order] > 0])
+    return cells.select(order)
 
 
 def _first_of_equals(x: Floats, y: Floats, height: Floats, radius_px: int) -> npt.NDArray[np.bool_]:

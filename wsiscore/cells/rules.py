@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
+
 if TYPE_CHECKING:
     from wsiscore.cells.table import Cells
     from wsiscore.mosaic import Mosaic
@@ -37,7 +39,7 @@ def rule(
     Parameters
     ----------
     default
-        Its value where nobody chose one; None if it is found on the slide.
+        Its value where none is given; None if it is found on the slide.
     text
         What it is: a sentence for the help, without a full stop.
     unit
@@ -65,6 +67,8 @@ class Rules(ABC):
     """Name of the kind, as mosaics on disk have it."""
     channels: ClassVar[frozenset[str]]
     """Names of the maps that are needed."""
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """Names of further maps that are used where a model has them."""
 
     def __post_init__(self) -> None:
         for own in fields(self):
@@ -122,10 +126,16 @@ class CenterRules(Rules):
     smooth_um
         Standard deviation of the Gaussian that smooths the centre map first, in micrometres; 0 for none. A large
         nucleus with two maxima is one cell after it.
+    positive_od
+        Optical density of DAB at and above which a cell is positive, above that of the ground; None for the stronger of
+        the two class maps. What counts as positive is a convention between any brown, about 0.1, and plainly brown.
+    other
+        Value of the map of nuclei other than the tumour's at and above which a nucleus is not the tumour's, in [0, 1].
     """
 
     output: ClassVar[str] = "centers"
     channels: ClassVar[frozenset[str]] = frozenset({"center", "positive", "negative"})
+    optional: ClassVar[frozenset[str]] = frozenset({"other"})
 
     threshold: float = rule(0.5, "What the centre map must exceed to be a cell", most=1)
     radius_um: float = rule(
@@ -133,6 +143,12 @@ class CenterRules(Rules):
     )
     smooth_um: float = rule(
         0.0, "Standard deviation of the Gaussian that smooths the centre map first", unit="µm", omit_default=True
+    )
+    positive_od: float | None = rule(
+        None, "DAB optical density above the ground's, at and above which a cell is positive", omit_default=True, most=3
+    )
+    other: float = rule(
+        0.7, "Value of the map of other nuclei at and above which one is not the tumour's", most=1, omit_default=True
     )
 
     def find(self, mosaic: Mosaic, *, block_px: int = BLOCK_PX) -> tuple[Cells, Self]:
@@ -142,7 +158,10 @@ class CenterRules(Rules):
         cells = find_maxima(
             mosaic, threshold=self.threshold, radius_um=self.radius_um, smooth_um=self.smooth_um, block_px=block_px
         )
-        return cells, self
+        if self.positive_od is not None:
+            positivity = np.nan_to_num(cells.positivity, nan=0.5)  # where no class map shows anything
+            return replace(cells, stained=cells.dab_od >= self.positive_od, positivity=positivity), self
+        return cells.select(cells.positivity >= 0), self
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from wsiscore.regions import Roi, inside
+from wsiscore.regions import PointIndex, Roi
 
 __all__ = ["NO_ROI", "Cells"]
 
@@ -18,6 +18,8 @@ NO_ROI = -1
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+_UNSET: Any = None  # stands for a column that follows from the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,17 @@ class Cells:
     confidence
         Height of the centre map there; of whole cells the mean of the higher class map over the cell; in [0, 1].
     positivity
-        Positive map's share of positive and negative together; of whole cells the positive share of the classified
-        pixels; in [0, 1].
+        Fraction of the positive map in positive and negative together; of whole cells that of the positive pixels in
+        all classified ones; in [0, 1].
     dab_od
-        Mean optical density of DAB around the centre; of whole cells the mean over the cell.
+        Mean optical density of DAB within 1.5 µm of the centre, less that of the ground between nuclei; of whole cells
+        the mean over the cell.
     roi
         Index of the first ROI that holds it.
+    stained
+        Whether each is positive, as its rules say; by default where its positivity is at least one half.
+    other
+        Map of nuclei other than the tumour's at the centre, in [0, 1]; nan where the model has none, as by default.
     """
 
     x_um: Floats
@@ -45,8 +52,14 @@ class Cells:
     positivity: Floats
     dab_od: Floats
     roi: Ints
+    stained: Bools = _UNSET
+    other: Floats = _UNSET
 
     def __post_init__(self) -> None:
+        if self.stained is _UNSET:
+            object.__setattr__(self, "stained", self.positivity >= 0.5)
+        if self.other is _UNSET:
+            object.__setattr__(self, "other", np.full(len(self.x_um), np.nan))
         if len({len(getattr(self, column.name)) for column in fields(self)}) != 1:
             raise ValueError("the columns of cells differ in length")
 
@@ -55,16 +68,36 @@ class Cells:
 
     @property
     def positive(self) -> npt.NDArray[np.bool_]:
-        """Whether each cell is positive: its positivity is at least one half."""
-        return self.positivity >= 0.5
+        """Whether each cell is positive."""
+        return self.stained
 
     def select(self, which: npt.NDArray[np.generic]) -> Self:
-        """Return the cells at these indices or where this mask is true."""
+        """Return some of the cells.
+
+        Parameters
+        ----------
+        which
+            Indices, or (N,) booleans that are true for those to keep.
+        """
         return type(self)(*(getattr(self, column.name)[which] for column in fields(self)))
 
+    def with_others(self, others: Self) -> Self:
+        """Return these cells and others together, ordered by y, then x."""
+        both = type(self)(
+            *(np.concatenate([getattr(self, each.name), getattr(others, each.name)]) for each in fields(self))
+        )
+        return both.select(np.lexsort((both.x_um, both.y_um)))
+
     def in_rois(self, rois: Sequence[Roi]) -> Self:
-        """Return the cells inside a region, each with the index of the first region that contains it."""
+        """Return the cells inside a region, each with the index of the first region that contains it.
+
+        Parameters
+        ----------
+        rois
+            Outlines in micrometres.
+        """
         first = np.full(len(self), NO_ROI, np.int64)
-        for index, roi in reversed(list(enumerate(rois))):
-            first[inside(roi.outline_um, self.x_um, self.y_um)] = index
+        points = PointIndex(self.x_um, self.y_um)
+        for index in reversed(range(len(rois))):
+            first[points.inside(rois[index].outline_um)] = index
         return replace(self, roi=first).select(first != NO_ROI)

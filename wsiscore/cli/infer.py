@@ -18,7 +18,7 @@ __all__ = ["infer"]
 def infer(inputs: tuple[str, ...], **chosen: Any) -> None:
     """Run a model over slides or tile lists; write OUT/<stem>/mosaic.ome.zarr and print its path.
 
-    A model that paints a virtual stain writes a picture there, which `wsiscore score` takes as a slide.
+    A model that generates a virtual stain writes an image there, which `wsiscore score` takes as a slide.
     An interrupted run continues where it stopped, and ends with the same bytes.
     """
     from wsiscore.pipeline.options import InferOptions

@@ -82,7 +82,9 @@ def _line(card: Card, *, is_default: bool) -> str:
 def _description(card: Card) -> str:
     spec = card.spec
     rules = spec.rules.to_json() if spec.rules else {}
-    told = ", ".join(f"{name} {'found on the slide' if rule is None else f'{rule:g}'}" for name, rule in rules.items())
+    values = ", ".join(
+        f"{name} {'found on the slide' if rule is None else f'{rule:g}'}" for name, rule in rules.items()
+    )
     measured = [
         (label if not index else "", f"{each.set}: {each.metric} {each.value}  ({each.command})")
         for label, entries in (("chosen on", card.chosen_on), ("tested on", card.tested_on))
@@ -97,7 +99,7 @@ def _description(card: Card) -> str:
         ("reads", f"{spec.mpp:g} µm/px, tiles of {spec.tile_px} px or another multiple of {spec.multiple_px} px"),
         ("margin", f"{spec.margin_px} px of a tile are read but not kept"),
         ("gives", f"{', '.join(spec.channels)} as {spec.dtype}"),
-        ("cells", told or "none: it paints a picture"),
+        ("cells", values or "none: it generates a virtual stain"),
         ("polarity", card.polarity or "follows from the method"),
         ("config", ", ".join(f"{key}={value}" for key, value in card.config.items()) or "the family's defaults"),
         ("licence", card.licence),

@@ -1,4 +1,4 @@
-"""Options that two or more commands share, named as the fields of `wsiscore.pipeline.options`."""
+"""Options of two or more commands, named as the fields of `wsiscore.pipeline.options`."""
 
 from __future__ import annotations
 
@@ -151,6 +151,12 @@ of_model = _together(
         default="needed",
         show_default=True,
         help="Maps of the model to compute and keep: those needed for cells or a picture, or all.",
+    ),
+    click.option(
+        "--norm",
+        type=click.Choice(["tile", "slide"]),
+        help="What the model's normalisation takes its statistics from: each tile, or a sample of the slide; "
+        "by default as its card says.",
     ),
 )
 """Which model runs, and how."""

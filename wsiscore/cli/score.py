@@ -37,6 +37,12 @@ __all__ = ["score"]
     help="Index at and above which a slide is called high, %.",
 )
 @options.of_rules
+@click.option(
+    "--count",
+    type=click.Choice(["tumour", "all"]),
+    help="Nuclei that count, where the model tells the tumour's from others; by default all in regions that somebody "
+    "drew, and the tumour's in found tissue.",
+)
 @click.option("--csv", is_flag=True, help="Write the cells as cells.csv instead of cells.parquet.")
 @click.option(
     "--cluster",

@@ -184,13 +184,13 @@ def _run(
 
     card = read_card(find_model(start)) if start else None
     config = _config(name, settings, card.config if card else {})
-    pool, share = given.pop("pool"), given.pop("test_share")  # earlier names
-    given["cache"] = given["cache"] or pool
-    given["test_fraction"] = given["test_fraction"] if share is None else share
+    cache, fraction = given.pop("pool"), given.pop("test_share")  # earlier names
+    given["cache"] = given["cache"] or cache
+    given["test_fraction"] = given["test_fraction"] if fraction is None else fraction
     given["folds"] = given["folds"] or 0
     if given["fields_seed"] is None:
         given["fields_seed"] = given["seed"]
-    running, data = (
+    run_options, data = (
         {key: given[key] for key in given if key in own.__annotations__} for own in (RunOptions, DataOptions)
     )
     command = shlex.join(["wsiscore", *sys.argv[1:]])
@@ -211,7 +211,9 @@ def _run(
         return tile_slide(path, laid)
 
     try:
-        return run_training(config, name, card, paths, out, DataOptions(**data), RunOptions(**running), tile, command)
+        return run_training(
+            config, name, card, paths, out, DataOptions(**data), RunOptions(**run_options), tile, command
+        )
     except TrainingInterruptedError as error:
         if os.environ.get("RANK", "0") == "0":
             click.echo(f"Stopped by {error}", err=True)

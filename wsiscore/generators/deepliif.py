@@ -199,7 +199,7 @@ def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None
         raise ModelError(f"multiples of {spec.multiple_px} px cannot be downsampled {config.downsamplings} times")
     network = loaded(lambda: Networks(config), weights, _description(config))
     generator = _Generator(network, spec, device)
-    if generator.device == "cpu":
+    if generator.device == "cpu" and spec.norm == "tile":
         optimise_for_cpu(network)
     return generator
 
@@ -213,7 +213,7 @@ class Recipe(PairRecipe):
     """The paper's objective (eq. 1 to 7): a conditional GAN for each modality and for the segmentation.
 
     There is one optimiser for all generators and one for all discriminators. The smooth L1 loss of eq. 3 has its usual
-    threshold 1, where it is continuous. With `Config.synthetic`, another conditional GAN learns to generate IHC from
+    threshold 1, where it is continuous. With `Config.synthetic`, another conditional GAN generates IHC from
     hematoxylin, DAPI and segmentation. In that fraction of the second half of the steps, the networks are trained on
     IHC generated from a segmentation in which some negative cells were made positive; its marker is unknown and has no
     loss. Parameters as for `wsiscore.models.contract.RecipeFactory`.

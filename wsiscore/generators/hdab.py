@@ -145,7 +145,7 @@ class Hdab:
             "dab_cut_od": self.dab_cut_od,
         }
 
-    def for_slide(self, sample: npt.NDArray[np.uint8]) -> Hdab:
+    def for_slide(self, sample: npt.NDArray[np.uint8], weights: npt.NDArray[np.float32] | None = None) -> Hdab:
         """Return the generator with the stains and thresholds of a slide, from a sample (N, 3, H, W) uint8."""
         images = np.ascontiguousarray(np.moveaxis(sample, 1, -1))
         stain = Stain.estimate(images)

@@ -52,6 +52,7 @@ class Config:
 
     width: int = option(64, "channels of the first level; the next three have 2, 4 and 8 times as many")
     blocks: int = option(4, "residual blocks at the end of the encoder and at the start of each decoder")
+    maps: Literal[3, 4] = option(3, "maps of the K branch; the fourth is of nuclei other than the tumour's")
     detach: Literal["all", "bottleneck", "none"] = option(
         "all", "inputs of the K branch that are detached: the paper's, the published program's, or an ablation"
     )
@@ -113,19 +114,19 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Residual blocks, then four upsamplings with skip connections from the encoder."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, maps: int = 3) -> None:
         super().__init__()
         w = config.width
         self.head = nn.Sequential(*(ResidualBlock(8 * w) for _ in range(config.blocks)))
         self.up = nn.ModuleList(
             [
                 *(_up(2 * w * factor, w * factor // 2) for factor in (8, 4, 2)),
-                nn.Sequential(nn.ReLU(inplace=True), nn.ConvTranspose2d(2 * w, 3, 4, stride=2, padding=1)),
+                nn.Sequential(nn.ReLU(inplace=True), nn.ConvTranspose2d(2 * w, maps, 4, stride=2, padding=1)),
             ]
         )
 
     def forward(self, features: Tensor, skips: Sequence[Tensor]) -> Tensor:
-        """Turn an `Encoder`'s output into (B, 3, H, W) maps in [-1, 1]."""
+        """Turn an `Encoder`'s output into (B, maps, H, W) in [-1, 1]."""
         features = self.head(features)
         for up, skip in zip(self.up, reversed(skips), strict=True):
             features = up(torch.cat([features, skip], dim=1))
@@ -170,7 +171,7 @@ class DualUNet(nn.Module):
         self.detach = detach
         self.encoder = Encoder(config)
         self.colour = Decoder(config)
-        self.cells = Decoder(config)
+        self.cells = Decoder(config, config.maps)
 
     def forward(self, tiles: Tensor, detach: str | None = None) -> tuple[Tensor, Tensor]:
         """Turn (B, 3, H, W) tiles in [-1, 1] into (colour masks, K maps), each (B, 3, H, W) in [-1, 1]."""
@@ -184,7 +185,7 @@ class DualUNet(nn.Module):
         return colour, self.cells(features, skips)
 
     def k_branch(self) -> UNet:
-        """Return the part that a model stores and runs; it shares the weights."""
+        """Return the part that a model stores and runs; it has the same weights."""
         return UNet(self.encoder, self.cells)
 
 
@@ -196,7 +197,7 @@ def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None
     ModelError
         If the weights do not fit, or there is no such device.
     """
-    network = loaded(lambda: UNet(Encoder(config), Decoder(config)), weights, _description(config))
+    network = loaded(lambda: UNet(Encoder(config), Decoder(config, config.maps)), weights, _description(config))
     for layer in network.modules():
         if isinstance(layer, nn.ReLU | nn.LeakyReLU):
             layer.inplace = True  # each skip passes a ReLU next, so the maps do not change
@@ -204,7 +205,8 @@ def build(config: Config, spec: GeneratorSpec, weights: Mapping[str, Any] | None
 
 
 def _description(config: Config) -> str:
-    return f"family {SPEC.family!r} with width={config.width}, blocks={config.blocks}"
+    maps = f", maps={config.maps}" if config.maps != 3 else ""
+    return f"family {SPEC.family!r} with width={config.width}, blocks={config.blocks}{maps}"
 
 
 def map_loss(maps: Tensor, target: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""The card of a model: all there is to know of it, as ``card.json`` in its folder."""
+"""The card of a model: its description and settings, as ``card.json`` in its folder."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,23 +34,30 @@ _SPEC_KEYS = {
     "channels": (list,),
     "dtype": (str,),
     "rules": (dict,),
+    "norm": (str,),
 }
 _MEASUREMENT_KEYS = {"set": (str,), "metric": (str,), "value": (*_NUMBER, str), "command": (str,)}
 _WEIGHTS_KEYS = {"file": (str,), "sha256": (str,)}
 _INDEX_ERROR = "mean absolute error of the index, points"
+_MOST_BYTES = 4 << 20
+_MPP = (0.05, 20.0)  # as of slides
+_LARGEST_TILE_PX = 4096
+_MOST_CHANNELS = 64
+_DTYPES = ("float16", "uint8")
+_LARGEST_SETTING = 4096  # of the whole numbers in a config: widths, depths, counts
 _WORDS = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a model reached on a set of images.
+    """A measurement of a model on a set of images.
 
     Parameters
     ----------
     set, metric, value
-        On what, in which measure and unit, how much.
+        Name of the set, measure with its unit, and value.
     command
-        The command that measured it.
+        The command that measures it.
     errors
         Of an index, its absolute error on each image of the set, in points; empty if they are not known one by one.
     """
@@ -71,30 +79,30 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What there is to know of a model.
+    """Description and settings of a model.
 
     Parameters
     ----------
     name, family, version
-        What it is called, the generator family that runs it, and which one of that name it is.
+        Name of the model, of the generator family that runs it, and its version.
     description, licence, trained_on
-        Sentences for the reader.
+        Sentences for the user.
     spec
-        What the generator reads and gives, with the defaults for finding cells.
+        Input and output of the generator, with the defaults for finding cells.
     config
         The family's `Config`, by field; fields left out have their default.
     chosen_on
-        What it reached on sets that its weights, thresholds or training data were chosen by.
+        Measurements on sets by which its weights, thresholds or training data were chosen.
     tested_on
-        What it reached on sets that nothing was chosen by; a report quotes, of these alone, what has the metric "mean
+        Measurements on sets by which nothing was chosen; a report quotes, of these alone, those of the metric "mean
         absolute error of the index, points".
     weights
         None for a family without any.
     polarity
-        How it was found that its ``positive`` channel means stained nuclei; ``unchecked`` if it was not, None
-        where it cannot be otherwise.
+        How it was checked that its ``positive`` channel is of stained nuclei; ``unchecked`` if it was not, None for a
+        family in which it cannot be otherwise.
     folder
-        Where the card was read from; None if it was not.
+        Folder that the card was read from; None for a new card.
     """
 
     name: str
@@ -113,7 +121,7 @@ class Card:
 
     @property
     def index_errors(self) -> dict[str, float]:
-        """By how many points the index was off on average, by set that nothing was chosen by; a report quotes them."""
+        """Mean absolute error of the index in points, by set of `tested_on`; a report quotes them."""
         quoted = (entry for entry in self.tested_on if entry.metric == _INDEX_ERROR)
         return {entry.set: entry.value for entry in quoted if not isinstance(entry.value, str)}
 
@@ -124,7 +132,7 @@ class Card:
         return {entry.set: list(entry.errors) for entry in quoted if entry.errors}
 
     def provenance(self) -> dict[str, str | None]:
-        """Return what a result must say of its model, JSON-ready: name, family, version, weights_sha256."""
+        """Return the model's entry in a result, JSON-ready: name, family, version, weights_sha256."""
         return {
             "name": self.name,
             "family": self.family,
@@ -139,19 +147,15 @@ def read_card(folder: Path) -> Card:
     Raises
     ------
     ModelError
-        If there is none, or it is broken; the text says where.
+        If there is none, or it is broken or sets what no model has; the text says where.
     """
     path = folder / CARD
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{folder} is not a model: it has no readable {CARD}") from error
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}") from error
-    if isinstance(data, dict) and "measured_on" in data:  # of an earlier version, which did not say which it was
-        data = {**{key: value for key, value in data.items() if key != "measured_on"}, "tested_on": []}
-        data["chosen_on"] = json.loads(path.read_text(encoding="utf-8"))["measured_on"]
+    data = _read_json(folder)
+    if isinstance(data, dict) and "measured_on" in data:  # of an earlier version, which did not distinguish the two
+        data["tested_on"], data["chosen_on"] = [], data.pop("measured_on")
     _check(data, _CARD_KEYS, str(path))
+    for key, value in data["config"].items():
+        _check_setting(value, f"{path}: 'config.{key}'")
     return Card(
         **{key: data[key] for key in (*_TEXTS, "polarity", "config")},
         spec=_read_spec(data["spec"], data["family"], str(path)),
@@ -160,6 +164,24 @@ def read_card(folder: Path) -> Card:
         weights=_read_weights_entry(data["weights"], str(path)),
         folder=folder,
     )
+
+
+def _read_json(folder: Path) -> Any:
+    path = folder / CARD
+    try:
+        if not path.is_file():
+            raise ModelError(f"{folder} is not a model: it has no readable {CARD}")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ModelError(f"{path} is larger than {_MOST_BYTES >> 20} MiB, which no card is")
+        return json.loads(content.decode("utf-8"))
+    except OSError as error:
+        raise ModelError(f"{folder} is not a model: it has no readable {CARD}") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{path} is not JSON: {error}") from error
 
 
 def card_json(card: Card) -> dict[str, Any]:
@@ -171,12 +193,34 @@ def card_json(card: Card) -> dict[str, Any]:
 
 
 def _read_spec(data: Mapping[str, Any], family_name: str, where: str) -> GeneratorSpec:
+    data = {"norm": "tile", **data} if isinstance(data, dict) else data  # which earlier cards lack
     _check(data, _SPEC_KEYS, f"{where}: 'spec'")
+    channels = data["channels"]
+    for key, value, is_right, wanted in (
+        ("mpp", data["mpp"], _MPP[0] <= data["mpp"] <= _MPP[1], f"{_MPP[0]:g} to {_MPP[1]:g} µm/px"),
+        ("tile_px", data["tile_px"], 1 <= data["tile_px"] <= _LARGEST_TILE_PX, f"1 to {_LARGEST_TILE_PX}"),
+        ("multiple_px", data["multiple_px"], 1 <= data["multiple_px"] <= _LARGEST_TILE_PX, f"1 to {_LARGEST_TILE_PX}"),
+        ("dtype", data["dtype"], data["dtype"] in _DTYPES, " or ".join(_DTYPES)),
+        ("channels", len(channels), 1 <= len(channels) <= _MOST_CHANNELS, f"1 to {_MOST_CHANNELS} names"),
+    ):
+        if not is_right:
+            raise ModelError(f"{where}: 'spec.{key}' is {str(value)[:40]}; wanted {wanted}")
     try:
         rules = _read_rules(data["rules"], data["channels"])
         return GeneratorSpec(**{**data, "family": family_name, "channels": tuple(data["channels"]), "rules": rules})
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ModelError(f"{where}: 'spec' is wrong: {error}") from error
+
+
+def _check_setting(value: Any, where: str) -> None:
+    """Raise a ModelError for numbers with which no network can be built, in lists too."""
+    if isinstance(value, list):
+        for part in value:
+            _check_setting(part, where)
+    elif isinstance(value, int) and abs(value) > _LARGEST_SETTING:
+        raise ModelError(f"{where} is {str(value)[:40]}; wanted at most {_LARGEST_SETTING}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ModelError(f"{where} is {value}; wanted a finite number")
 
 
 def _read_rules(data: Mapping[str, Any], channels: Iterable[str]) -> Rules | None:
@@ -220,4 +264,4 @@ def _check(data: Any, keys: Mapping[str, tuple[type, ...]], where: str) -> None:
             wanted = " or ".join(_WORDS.get(kind, "null") for kind in kinds)
             raise ModelError(f"{where}: the key {key!r} must be {wanted}, got {json.dumps(data[key])[:40]}")
     if extra := sorted(set(data) - set(keys)):
-        raise ModelError(f"{where}: the key {extra[0]!r} means nothing here; wanted {', '.join(keys)}")
+        raise ModelError(f"{where}: the key {extra[0]!r} is not known here; wanted {', '.join(keys)}")

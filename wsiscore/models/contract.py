@@ -36,7 +36,7 @@ Weights = Mapping[str, Any]
 Pixels = npt.NDArray[np.uint8]
 
 IMAGE = "image"
-"""`GeneratorSpec.output` of a generator that paints an RGB picture, a slide again, in which no cells are found."""
+"""`GeneratorSpec.output` of a generator of RGB pictures, which are slides again, in which no cells are found."""
 _RGB = frozenset({"red", "green", "blue"})
 
 
@@ -62,6 +62,8 @@ class GeneratorSpec:
         How the mosaic stores the maps: ``float16`` in [0, 1], or ``uint8`` in 0..255 for images.
     rules
         Defaults for turning the maps into cells; None for a picture, whose channels are red, green and blue.
+    norm
+        What the statistics of its normalisation are of: each ``tile``, or a sample of the ``slide``.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class GeneratorSpec:
     multiple_px: int = 16
     dtype: Literal["float16", "uint8"] = "float16"
     rules: Rules | None = None
+    norm: Literal["tile", "slide"] = "tile"
 
     def __post_init__(self) -> None:
         given = "/".join(self.channels)
@@ -84,6 +87,8 @@ class GeneratorSpec:
             raise ValueError(f"channels {given} name a map twice")
         if missing := sorted(self._needed() - set(self.channels)):
             raise ValueError(f"channels {given} lack {', '.join(missing)}, which output {self.output!r} needs")
+        if self.norm not in ("tile", "slide"):
+            raise ValueError(f"the norm is tile or slide, got {self.norm!r}")
         if self.tile_px % self.multiple_px:
             raise ValueError(f"tiles of {self.tile_px} px are not a multiple of {self.multiple_px} px")
         if not 0 <= 2 * self.margin_px < self.tile_px:
@@ -100,7 +105,8 @@ class GeneratorSpec:
     @property
     def needed(self) -> tuple[str, ...]:
         """The channels that this kind of output needs, in order."""
-        return tuple(channel for channel in self.channels if channel in self._needed())
+        wanted = self._needed() | (self.rules.optional if self.rules else frozenset())
+        return tuple(channel for channel in self.channels if channel in wanted)
 
     def check(self, tiles: npt.NDArray[Any]) -> None:
         """Raise a ValueError unless `tiles` is what a generator takes: (B, 3, H, W) uint8, sides as declared."""
@@ -140,8 +146,16 @@ class SlideAdaptive(Generator, Protocol):
     def settings(self) -> dict[str, Any]:
         """All it found on the slide, JSON-ready."""
 
-    def for_slide(self, sample: Pixels) -> SlideAdaptive:
-        """Return a generator set for the slide of which `sample`, (N, 3, H, W) in 0..255, was read."""
+    def for_slide(self, sample: Pixels, weights: npt.NDArray[np.float32] | None = None) -> SlideAdaptive:
+        """Return a generator set for a slide.
+
+        Parameters
+        ----------
+        sample
+            Tiles of it, (N, 3, H, W) in 0..255.
+        weights
+            (N, 1, H, W) in [0, 1]: how much each pixel counts, 0 beyond the slide; by default all alike.
+        """
 
     def with_settings(self, settings: Mapping[str, Any]) -> SlideAdaptive:
         """Return the generator whose `settings` these were."""
@@ -149,7 +163,7 @@ class SlideAdaptive(Generator, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TargetRules:
-    """How outlined nuclei become the maps a family learns.
+    """How outlined nuclei become the maps that a family is trained on.
 
     Parameters
     ----------
@@ -172,7 +186,7 @@ class Recipe(Protocol):
 
     A batch is name -> uint8 tensor (B, 3, H, W): ``rgb``, ``colour``, ``maps`` are rendered tiles with their coloured
     masks and target maps; ``mask_colour``, ``mask_maps`` those of unrelated nuclei; ``tiles`` real ones without
-    labels, where there are any. A family that learns from aligned pictures (`Family.pairs`) is given those instead,
+    labels, where there are any. A family that is trained on aligned pictures (`Family.pairs`) is given those instead,
     under the names it asks for, cropped, rotated and mirrored alike, and what its `Family.derived` adds to them.
     """
 
@@ -242,7 +256,7 @@ class Family:
     recipe
         Makes what trains it; None if it cannot be trained.
     pairs
-        Names of the aligned pictures it learns from, its input first; empty if it learns from tiles. The renderer knows
+        Names of the aligned pictures it is trained on, its input first; empty for training on tiles. The renderer knows
         ``he``, ``ihc``, ``hematoxylin``, ``dapi``, ``lap2``, ``marker``, ``segmentation``.
     derived
         Computes further pictures, (H, W) or (H, W, C), from an aligned set of (H, W, 3), all uint8 in 0..255, where

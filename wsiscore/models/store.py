@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -147,9 +147,10 @@ class Model:
         """All of the card that decides the maps, JSON-ready: two models of one identity give the same maps."""
         spec = self.card.spec
         numbers = {"mpp": spec.mpp, "multiple_px": spec.multiple_px, "dtype": spec.dtype, "output": spec.output}
+        numbers["norm"] = self.spec.norm
         return {
             "family": self.card.family,
-            "config": family(self.card.family).current(self.card.config),
+            "config": dict(self.card.config),
             "weights_sha256": self.card.weights.sha256 if self.card.weights else None,
             **numbers,
         }
@@ -163,7 +164,9 @@ class Model:
         return self.generator.weights()
 
 
-def load_model(model: str | Path, device: str = "auto", *, maps: Maps = "all") -> Model:
+def load_model(
+    model: str | Path, device: str = "auto", *, maps: Maps = "all", norm: Literal["tile", "slide"] | None = None
+) -> Model:
     """Load a model, ready to run.
 
     Parameters
@@ -174,6 +177,8 @@ def load_model(model: str | Path, device: str = "auto", *, maps: Maps = "all") -
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     maps
         ``all`` that its card names, or only those ``needed`` for cells or a picture, which may take less computing.
+    norm
+        What its normalisation takes its statistics from, as `GeneratorSpec.norm`; by default as its card says.
 
     Raises
     ------
@@ -186,6 +191,7 @@ def load_model(model: str | Path, device: str = "auto", *, maps: Maps = "all") -
     config = _config(own := family(card.family), card)
     weights = _load_weights(folder, card.weights) if card.weights else None
     spec = card.spec if maps == "all" else replace(card.spec, channels=card.spec.needed)
+    spec = replace(spec, norm=norm or spec.norm)
     try:
         generator = own.build(config, spec, weights, device)
     except ModelError as error:
@@ -193,7 +199,7 @@ def load_model(model: str | Path, device: str = "auto", *, maps: Maps = "all") -
     # A network without its weights would give noise.
     if weights is None and generator.weights():
         raise ModelError(f"{folder / CARD} names no weights, and the family {card.family!r} cannot do without")
-    return Model(card, generator)
+    return Model(replace(card, config=own.current(card.config)), generator)
 
 
 def import_published(path: Path, name: str, folder: Path) -> Card:

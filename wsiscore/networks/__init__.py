@@ -1,1 +1,1 @@
-"""Networks in torch, and what the families share to run and train them."""
+"""Networks in torch, and what all families use to run and train them."""

@@ -1,4 +1,4 @@
-"""Blocks and image-to-image networks that two or more families share."""
+"""Blocks and image-to-image networks that two or more families use."""
 
 from __future__ import annotations
 

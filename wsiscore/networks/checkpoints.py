@@ -87,7 +87,7 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def read_options(path: Path) -> dict[str, str]:
-    """Read the options file that pix2pix and its descendants write beside their weights, ``key: value`` on each line.
+    """Read the options file that pix2pix and its forks write beside their weights, ``key: value`` on each line.
 
     Raises
     ------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +14,19 @@ from torch import nn
 
 from wsiscore.errors import ModelError
 from wsiscore.models.contract import GeneratorSpec
+from wsiscore.networks.slide_norm import Statistics, frozen, measure
 
 __all__ = ["NetworkGenerator", "initialised", "load_weights", "loaded", "mixed_precision", "pick_device", "weights_of"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
+_MOST_NUMBERS = 10**9  # of a network without weights
+
 
 class NetworkGenerator:
     """A torch network as a `Generator`.
 
-    A GPU runs the whole batch at once. On the CPU each core runs its own tile: threads that share a convolution wait
+    A GPU runs the whole batch at once. On the CPU each core runs its own tile: threads that divide a convolution wait
     for each other at every layer, which is slow when other threads read and decode tiles.
 
     Parameters
@@ -47,9 +51,8 @@ class NetworkGenerator:
         self._workers: ThreadPoolExecutor | None = None
         if self.device == "cpu":
             self._workers = ThreadPoolExecutor(torch.get_num_threads(), "tile", lambda: torch.set_num_threads(1))
-        for weight in self._network.parameters():
-            if weight.ndim == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        self._statistics: Statistics = {}
+        _to_channels_last(self._network)
 
     def __call__(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Turn tiles into maps.
@@ -88,6 +91,47 @@ class NetworkGenerator:
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """Return a copy of the network's weights by name, as a model folder stores them."""
         return weights_of(self._network)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was measured on the slide, JSON-ready: the statistics of normalisation, if they are the slide's."""
+        return {"norm": {name: list(pair) for name, pair in self._statistics.items()}} if self._statistics else {}
+
+    def for_slide(self, sample: npt.NDArray[np.uint8], weights: npt.NDArray[np.float32] | None = None) -> Self:
+        """Return a generator whose normalisation is fixed by a sample of a slide, if `spec.norm` says so.
+
+        Parameters
+        ----------
+        sample
+            (N, 3, H, W) RGB in 0..255.
+        weights
+            (N, 1, H, W) in [0, 1]: how much each pixel counts; by default all alike.
+        """
+        if self.spec.norm == "tile":
+            return self
+        sample = np.require(sample, requirements=["C", "W"])
+        if weights is None:
+            weights = np.ones((len(sample), 1, *sample.shape[2:]), np.float32)
+        counted = torch.from_numpy(np.require(weights, np.float32, ["C", "W"])).to(self.device)
+        return self._frozen(measure(self._network, self._batch(sample), counted))
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Self:
+        """Return the generator whose `settings` these were."""
+        norm = settings.get("norm")
+        return self._frozen({name: (mean, scale) for name, (mean, scale) in norm.items()}) if norm else self
+
+    def _frozen(self, statistics: Statistics) -> Self:
+        twin = copy.copy(self)
+        twin._statistics = statistics
+        twin._network = frozen(self._network, statistics)
+        _to_channels_last(twin._network)
+        return twin
+
+
+def _to_channels_last(network: nn.Module) -> None:
+    for weight in network.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def mixed_precision(device: str) -> torch.autocast:
@@ -145,6 +189,12 @@ def load_weights(network: nn.Module, weights: Mapping[str, Any], description: st
         If a weight is missing, has another shape, or is not one of the network's.
     """
     state = network.state_dict()
+    _refuse_others(state, weights, description)
+    network.load_state_dict({name: torch.as_tensor(weights[name]) for name in state})
+
+
+def _refuse_others(state: Mapping[str, torch.Tensor], weights: Mapping[str, Any], description: str) -> None:
+    """Raise a ModelError unless `weights` has the names and shapes of a network's state, and no others."""
     for name, value in state.items():
         if name not in weights:
             raise ModelError(f"the weights are not those of {description}: {name!r} is missing")
@@ -153,11 +203,20 @@ def load_weights(network: nn.Module, weights: Mapping[str, Any], description: st
             raise ModelError(f"the weights are not those of {description}: {name!r} is {found}, wanted {wanted}")
     if extra := sorted(set(weights) - set(state)):
         raise ModelError(f"the weights are not those of {description}: {extra[0]!r} is not one of them")
-    network.load_state_dict({name: torch.as_tensor(weights[name]) for name in state})
 
 
 def loaded(make: Callable[[], Network], weights: Mapping[str, Any] | None, description: str) -> Network:
-    """Return ``make()`` with `weights`, or newly initialised if they are None; see `load_weights`."""
+    """Return ``make()`` with `weights`, or newly initialised if they are None; see `load_weights`.
+
+    A network on torch's meta device, which takes no memory, is checked first: no card can ask for more memory than its
+    weights take.
+    """
+    with torch.device("meta"):
+        state = make().state_dict()
+    if weights is not None:
+        _refuse_others(state, weights, description)
+    elif (size := sum(value.numel() for value in state.values())) > _MOST_NUMBERS:
+        raise ModelError(f"{description} has {size:.2g} weights; wanted at most {_MOST_NUMBERS:.0e}")
     network = initialised(make)
     if weights is not None:
         load_weights(network, weights, description)

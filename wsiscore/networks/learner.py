@@ -1,4 +1,4 @@
-"""What the training recipes of torch networks share: images in and out, learning rate, optimiser steps, state."""
+"""The base of the training recipes of torch networks: images in and out, learning rate, optimiser steps, state."""
 
 from __future__ import annotations
 

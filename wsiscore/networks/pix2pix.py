@@ -131,7 +131,7 @@ class PairRecipe(Learner, ABC):
 
 
 def read_resnet(path: Path, make: Callable[[int, int], ResNet], description: str) -> tuple[int, int, dict[str, Any]]:
-    """Read a ResNet generator that pix2pix or a descendant saved as ``latest_net_G.pth``.
+    """Read a ResNet generator that pix2pix or a fork of it saved as ``latest_net_G.pth``.
 
     Parameters
     ----------

@@ -87,31 +87,33 @@ class Processes:
             try:
                 yield from self._until_broken(function, todo, pending)
                 return
-            except BrokenProcessPool:  # no telling whose process it was: the first is tried alone, the others again
+            except (
+                BrokenProcessPool
+            ):  # which job's process it was is not known: the first is tried alone, the others again
                 yield self._alone(function, pending.popleft(), lost)
 
     def _until_broken(
         self, function: Callable[[Job], Result], todo: Iterator[Job], pending: deque[Job]
     ) -> Iterator[Result]:
         """Yield results; jobs that were begun and have none yet are in `pending`."""
-        with ProcessPoolExecutor(self.n, multiprocessing.get_context("spawn")) as pool:
-            running: deque[Future[Result]] = deque(pool.submit(function, job) for job in pending)
+        with ProcessPoolExecutor(self.n, multiprocessing.get_context("spawn")) as executor:
+            futures: deque[Future[Result]] = deque(executor.submit(function, job) for job in pending)
             for job in todo:
                 pending.append(job)
-                running.append(pool.submit(function, job))
-                while running and (len(running) >= self.n * _AHEAD or running[0].done()):
-                    result = running.popleft().result()
+                futures.append(executor.submit(function, job))
+                while futures and (len(futures) >= self.n * _AHEAD or futures[0].done()):
+                    result = futures.popleft().result()
                     pending.popleft()
                     yield result
-            while running:
-                result = running.popleft().result()
+            while futures:
+                result = futures.popleft().result()
                 pending.popleft()
                 yield result
 
     def _alone(self, function: Callable[[Job], Result], job: Job, lost: Callable[[Job, str], Result]) -> Result:
         try:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                return pool.submit(function, job).result()
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+                return executor.submit(function, job).result()
         except BrokenProcessPool:
             return lost(job, "its process died twice, perhaps for want of memory")
 

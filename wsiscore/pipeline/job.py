@@ -54,6 +54,7 @@ _SET_BY_MOSAIC = {
     "device": "--device",
     "batch_size": "--batch",
     "maps": "--maps",
+    "norm": "--norm",
 }
 
 

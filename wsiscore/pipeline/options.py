@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from wsiscore.models.contract import Maps
 from wsiscore.score import CUTOFF
@@ -110,6 +111,9 @@ class InferOptions(SlideOptions):
         Tiles a batch; by default by the size of the tiles.
     maps
         Which of the model's maps are computed and kept: ``needed`` ones, or ``all``.
+    norm
+        What the model's normalisation takes its statistics from: each tile or a sample of the slide; by default as its
+        card says.
     ome_tiff
         Whether a virtual stain is also written as ``<stem>-virtual.ome.tif``.
     """
@@ -119,6 +123,7 @@ class InferOptions(SlideOptions):
     device: str = "auto"
     batch_size: int | None = None
     maps: Maps = "needed"
+    norm: Literal["tile", "slide"] | None = None
     ome_tiff: bool = False
 
 
@@ -132,6 +137,9 @@ class ScoreOptions(InferOptions):
         Percent at and above which an index is high.
     rules
         Rules for finding cells by name, as in `wsiscore.cells.rules`; those left out are the model's.
+    count
+        Whether ``all`` nuclei count or those of the ``tumour`` alone, where the model tells them apart; by default all
+        in regions that somebody drew, and those of the tumour in found tissue.
     csv
         Whether the cells are written as CSV instead of Parquet.
     """
@@ -139,3 +147,4 @@ class ScoreOptions(InferOptions):
     cutoff: float = CUTOFF
     rules: Mapping[str, float] = field(default_factory=dict)
     csv: bool = False
+    count: Literal["tumour", "all"] | None = None

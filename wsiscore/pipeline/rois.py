@@ -1,4 +1,4 @@
-"""Where a slide is scored: what somebody drew on it, what it was painted in, or the tissue found."""
+"""The regions in which a slide is scored: drawn annotations, those of a virtual stain, or found tissue."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ import shapely
 from wsiscore.errors import RoiError
 from wsiscore.mosaic import Mosaic
 from wsiscore.regions import Roi, scored
-from wsiscore.roi.annotations import read_rois, roi_file_beside
+from wsiscore.roi.annotations import read_rois
+from wsiscore.roi.beside import roi_file_beside
 from wsiscore.roi.classes import subtract, tell_classes
 from wsiscore.roi.outlines import clip_rois
 from wsiscore.roi.tissue import find_tissue
 from wsiscore.slide.readers.omezarr import is_virtual
 from wsiscore.slide.slide import Slide
 
-__all__ = ["rois_of"]
+__all__ = ["FOUND_TISSUE", "rois_of"]
+
+FOUND_TISSUE = "found tissue"
+"""Where regions are from that nobody drew."""
 
 
 def rois_of(
     slide: Slide, file: Path | None = None, classes: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> tuple[list[Roi], str]:
-    """Return the ROIs of a slide, and where they are from: a file's whole path or "found tissue".
+    """Return the ROIs of a slide and their source: the whole path of a file, or "found tissue".
 
-    A virtual stain has the regions of the slide it was painted from, without what could not be read there.
+    A virtual stain has the regions of the slide it was generated from, without the parts that could not be read.
 
     Parameters
     ----------
@@ -64,13 +68,13 @@ def rois_of(
 def _undrawn(slide: Slide) -> tuple[list[Roi], str]:
     """Return the regions of a slide without annotations: those of a virtual stain, or found tissue."""
     if is_virtual(slide.path):
-        return _painted(Mosaic.open(slide.path))
+        return _of_virtual(Mosaic.open(slide.path))
     if not (tissue := find_tissue(slide)):
         raise RoiError(f"{slide.path} shows no tissue; if there is some, draw it and give it with --roi")
-    return tissue, "found tissue"
+    return tissue, FOUND_TISSUE
 
 
-def _painted(mosaic: Mosaic) -> tuple[list[Roi], str]:
+def _of_virtual(mosaic: Mosaic) -> tuple[list[Roi], str]:
     rois, unread = list(mosaic.tiles.rois), mosaic.unreadable_um()
     if unread is not None:
         cut = [replace(roi, outline_um=shapely.difference(roi.outline_um, unread)) for roi in rois]

@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import shapely
 
 from wsiscore.analysis.analyse import analyse
 from wsiscore.cells.find import rules_of
-from wsiscore.cells.rules import Rules, rule_flag
+from wsiscore.cells.rules import CenterRules, Rules, rule_flag
 from wsiscore.cells.table import Cells
 from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, RoiError, WsiscoreError
 from wsiscore.files import locked, one_line, replacing, write_png
@@ -29,7 +31,7 @@ from wsiscore.mosaic import Mosaic, TileState
 from wsiscore.pipeline.job import MOSAIC, TILES, Job, claim, open_job, stem_of
 from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
 from wsiscore.pipeline.provenance import RUN
-from wsiscore.pipeline.rois import rois_of
+from wsiscore.pipeline.rois import FOUND_TISSUE, rois_of
 from wsiscore.regions import Roi, scored
 from wsiscore.report.json import write_error
 from wsiscore.report.result import Entry, Result
@@ -60,9 +62,28 @@ def tile_slide(path: Path, options: TileOptions) -> Path:
 
 
 def infer_slide(path: Path, options: InferOptions, *, progress: bool = False) -> Mosaic:
-    """Run the model over a slide or a tile list, as far as that is not done yet."""
+    """Run the model over a slide or a tile list, as far as that is not done yet.
+
+    Parameters
+    ----------
+    path
+        A slide or a ``tiles.json``.
+    options
+        The user's choices.
+    progress
+        Whether to show progress on a terminal.
+
+    Returns
+    -------
+    The complete mosaic, in the slide's folder.
+
+    Raises
+    ------
+    WsiscoreError
+        A leaf of it, for whatever is wrong with the slide, the regions, the model or the folder.
+    """
     with open_job(path, options) as job:
-        mosaic = _infer(job, options, progress, paints=options.ome_tiff or None)
+        mosaic = _infer(job, options, progress, picture=options.ome_tiff or None)
         if options.ome_tiff:
             with job.record.stage("ome_tiff"):
                 write_ome_tiff(job.folder / f"{job.folder.name}-virtual.ome.tif", mosaic.path)
@@ -87,7 +108,7 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         A leaf of it, for whatever is wrong with the slide, the regions, the model or the folder.
     """
     with open_job(path, options) as job:
-        mosaic = job.mosaic or _infer(job, options, progress, paints=False)
+        mosaic = job.mosaic or _infer(job, options, progress, picture=False)
         model = str(mosaic.about["model"].get("name", "unnamed"))
         if job.mosaic and options.model and not _made_by(mosaic, options.model):
             raise MosaicError(f"{path} was made by {model}, not {options.model}; to use that, score the slide itself")
@@ -97,7 +118,7 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         rois = _rescored_rois(job, mosaic, options)
         job.record.note("slide", {"sha256": _unchanged(job, mosaic)})
         mosaic, cells, applied = _find(job, mosaic, rules, options, progress)
-        cells = cells.in_rois(scored(rois))
+        cells, others = _counted(job, mosaic, cells.in_rois(scored(rois)), rules, options)
         known = not job.slide.virtual and rules == rules_of(mosaic)  # of a stained slide, by the model's own rules
         by_image = mosaic.about.get("index_errors_by_image", {}) if known else {}
         score = score_cells(
@@ -119,12 +140,13 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
             sha256=job.slide.sha256,
             case=job.record.values["facts"].get("case", ""),
         )
+        score = replace(score, n_other=len(others))
         _warn(job.slide.path.name, mosaic)
         errors = mosaic.about.get("index_errors", {}) if known else {}
         job.record.note("model", {**mosaic.about["model"], "index_errors": errors})
         job.record.note("settings", {"cutoff": options.cutoff, **applied.to_json()})
-        left_out = [roi for roi in rois if roi.excluded]
-        result = Result(job.slide, scored(rois), cells, score, job.record.values, analysis, options.csv, (), left_out)
+        result = Result(job.slide, scored(rois), cells, score, job.record.values, analysis, options.csv, others)
+        result = replace(result, excluded=[roi for roi in rois if roi.excluded])
         _write_results(result, job)
         for name in (ERROR, ERROR_LOG):  # of an earlier run
             (job.folder / name).unlink(missing_ok=True)
@@ -193,20 +215,20 @@ def _plan(job: Job, options: TileOptions) -> TileList:
 
 
 @lru_cache(maxsize=1)
-def _model(folder: Path, device: str, maps: Maps) -> Model:
-    return load_model(folder, device, maps=maps)
+def _model(folder: Path, device: str, maps: Maps, norm: Literal["tile", "slide"] | None) -> Model:
+    return load_model(folder, device, maps=maps, norm=norm)
 
 
-def _infer(job: Job, options: InferOptions, progress: bool, *, paints: bool | None = None) -> Mosaic:
-    """Run the model; ModelError if `paints` is given and it paints a picture, or does not, unlike that."""
+def _infer(job: Job, options: InferOptions, progress: bool, *, picture: bool | None = None) -> Mosaic:
+    """Run the model; ModelError if `picture` is given and differs from whether the model generates a picture."""
     folder = find_model(options.model or default_model())
     card = read_card(folder)
     spec = card.spec
-    if paints is not None and paints != (spec.rules is None):
+    if picture is not None and picture != (spec.rules is None):
         raise ModelError(
-            f"{card.name} finds cells and paints no picture; leave out --ome-tiff"
-            if paints
-            else f"{card.name} paints a virtual stain and finds no cells; `wsiscore infer` with it, "
+            f"{card.name} finds cells and generates no picture; leave out --ome-tiff"
+            if picture
+            else f"{card.name} generates a virtual stain and finds no cells; `wsiscore infer` with it, "
             "and pipe the path that prints into `wsiscore score -`"
         )
     if spec.rules and isinstance(options, ScoreOptions):
@@ -223,7 +245,7 @@ def _infer(job: Job, options: InferOptions, progress: bool, *, paints: bool | No
         ),
     )
     with job.record.stage("load_model"):
-        model = _model(folder, options.device, options.maps)
+        model = _model(folder, options.device, options.maps, options.norm)
     job.record.note("model", card.provenance())
     job.record.note("settings", {"device": model.device, "margin_px": tiles.grid.margin_px})
     seconds: dict[str, float] = {}
@@ -257,8 +279,19 @@ def _find(job: Job, mosaic: Mosaic, rules: Rules, options: ScoreOptions, progres
                     raise
                 _log.warning("%s", error)
                 Mosaic(mosaic.path, writable=True).reset(error.tiles)
-            mosaic = _infer(job, options, progress, paints=False)
+            mosaic = _infer(job, options, progress, picture=False)
         return mosaic, *rules.find(mosaic)
+
+
+def _counted(job: Job, mosaic: Mosaic, cells: Cells, rules: Rules, options: ScoreOptions) -> tuple[Cells, Cells]:
+    """Return the cells that count, and the nuclei that do not, as other than the tumour's."""
+    drawn = options.roi is not None or not mosaic.tiles.roi_source.startswith(FOUND_TISSUE)
+    count = options.count or ("all" if drawn else "tumour")
+    is_other = np.zeros(len(cells), np.bool_)
+    if count == "tumour" and isinstance(rules, CenterRules):
+        is_other = cells.other >= rules.other  # nan, of a model that does not tell, is not
+    job.record.note("settings", {"count": count})
+    return cells.select(~is_other), cells.select(is_other)
 
 
 def _unchanged(job: Job, mosaic: Mosaic) -> str:
@@ -297,7 +330,7 @@ def _rescored_rois(job: Job, mosaic: Mosaic, options: ScoreOptions) -> Sequence[
         beyond = shapely.area(shapely.difference(roi.outline_um, held))
         if beyond > 1e-6 * roi.outline_um.area:
             raise RoiError(
-                f"{source}: {roi.name!r} reaches {beyond / 1e6:.3f} mm² beyond what {mosaic.path} holds; "
+                f"{source}: {roi.name!r} extends {beyond / 1e6:.3f} mm² beyond what {mosaic.path} holds; "
                 "score the slide itself with this ROI"
             )
     job.record.note("settings", {"roi_source": source})
@@ -309,13 +342,13 @@ def _warn(name: str, mosaic: Mosaic) -> None:
     if (pink := mosaic.about.get("pink_share", 0)) > MOST_PINK:
         _log.warning(
             "%s: %.0f %% of the stained pixels are pinker than hematoxylin and DAB can be; "
-            "if this is an H&E slide, its index means nothing",
+            "if this is an H&E slide, its index is not valid",
             name,
             100 * pink,
         )
     if mosaic.about.get("polarity") == "unchecked":
         _log.warning(
-            "%s: nobody has checked which class of the model is the stained one; the index may be 100 %% minus this",
+            "%s: which class of the model is the stained one is unchecked; the index may be 100 %% minus this",
             name,
         )
     if unread := int((mosaic.states() == TileState.UNREADABLE).sum()):

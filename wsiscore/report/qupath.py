@@ -20,11 +20,12 @@ from wsiscore.roi.geojson import outlines_geojson
 __all__ = ["write_detections", "write_fields", "write_regions"]
 
 _POSITIVE = '{"name":"Positive","color":[250,62,62]}'  # QuPath's own names and colours
+_OTHER = '{"name":"Other","color":[160,160,160]}'  # nuclei other than the tumour's, which do not count
 _NEGATIVE = '{"name":"Negative","color":[112,112,225]}'
 _ROWS = 16_384  # cells turned into text at a time: memory does not grow with the slide
 
 
-def write_detections(path: Path, cells: Cells, *, mpp: float) -> None:
+def write_detections(path: Path, cells: Cells, others: Cells | None = None, *, mpp: float) -> None:
     """Write the cells as a FeatureCollection of points, one feature a line.
 
     Each is a QuPath *detection* of class Positive or Negative with the measurements Confidence, Positivity and
@@ -34,8 +35,8 @@ def write_detections(path: Path, cells: Cells, *, mpp: float) -> None:
     ----------
     path
         The file to write.
-    cells
-        Positions in micrometres from the slide's top left.
+    cells, others
+        Positions in micrometres from the slide's top left: cells that count, and nuclei of class Other that do not.
     mpp
         Micrometres per pixel of level 0. QuPath counts its pixels from the slide's top left as we do, also where
         the scanner does not.
@@ -48,9 +49,10 @@ def write_detections(path: Path, cells: Cells, *, mpp: float) -> None:
     with replacing(path) as part, part.open("w", encoding="ascii", newline="\n") as file:
         file.write('{"type":"FeatureCollection","features":[')
         before = "\n"
-        for features in _features(cells, mpp):
-            file.write(before + ",\n".join(features))
-            before = ",\n"
+        for some, other in ((cells, False), (others, True)):
+            for features in _features(some, mpp, other=other) if some is not None else ():
+                file.write(before + ",\n".join(features))
+                before = ",\n"
         file.write("\n]}\n")
 
 
@@ -112,16 +114,17 @@ def write_regions(path: Path, rois: Iterable[Roi], *, mpp: float) -> None:
         part.write_text(json.dumps(outlines_geojson(rois, mpp), allow_nan=False) + "\n", encoding="ascii")
 
 
-def _features(cells: Cells, mpp: float) -> Iterator[list[str]]:
+def _features(cells: Cells, mpp: float, *, other: bool) -> Iterator[list[str]]:
     """Yield the features of some cells at a time, as JSON."""
     stem = _id_stem(cells)
+    classes = (_OTHER, _OTHER) if other else (_NEGATIVE, _POSITIVE)
     for start in range(0, len(cells), _ROWS):
         some = cells.select(np.arange(start, min(start + _ROWS, len(cells))))
         numbers = (some.x_um / mpp, some.y_um / mpp, some.confidence, some.positivity, some.dab_od)
         columns = (np.round(np.asarray(column, np.float64), 3).tolist() for column in numbers)
         yield [
             f'{{"type":"Feature","id":"{stem}{number:012x}","geometry":{{"type":"Point","coordinates":[{x},{y}]}},'
-            f'"properties":{{"objectType":"detection","classification":{_POSITIVE if positive else _NEGATIVE},'
+            f'"properties":{{"objectType":"detection","classification":{classes[positive]},'
             f'"measurements":{{"Confidence":{confidence},"Positivity":{positivity}'
             f"{_dab_od(dab_od)}}}}}}}"
             for number, (positive, x, y, confidence, positivity, dab_od) in enumerate(

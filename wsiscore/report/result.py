@@ -36,6 +36,8 @@ class Result:
         What they say beyond their number.
     csv
         Write the cells as ``cells.csv`` instead of ``cells.parquet``.
+    others
+        Nuclei that were found and do not count, as other than the tumour's.
     beside
         Names of files of earlier steps in the same folder, for the links of the report.
     excluded
@@ -49,6 +51,7 @@ class Result:
     run: Mapping[str, Any]
     analysis: Analysis
     csv: bool = False
+    others: Cells | None = None
     beside: tuple[str, ...] = ()
     excluded: Sequence[Roi] = ()
 

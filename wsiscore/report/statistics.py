@@ -259,6 +259,13 @@ STATISTICS: tuple[Statistic, ...] = (
         decimals=0,
     ),
     Statistic("cutoff", "Cutoff", lambda score, _: score.cutoff, Place.JSON, unit="%", decimals=1),
+    Statistic(
+        "other_nuclei",
+        "Other nuclei, left out",
+        lambda score, _: score.n_other,
+        Place.TABLE | Place.JSON | Place.SUMMARY,
+        decimals=0,
+    ),
     Statistic("path", "Slide file", lambda score, _: score.path, Place.TABLE | Place.JSON),
     Statistic("sha256", "SHA-256 of the slide", lambda score, _: score.sha256, Place.TABLE | Place.JSON),
     Statistic("case", "Case", lambda score, _: score.case, Place.TABLE | Place.JSON),

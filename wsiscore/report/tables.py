@@ -117,7 +117,7 @@ def _write_csv(path: Path, header: Sequence[str], texts: Sequence[bool], rows: I
             writer.writerow([spreadsheet_text(field) if is_text else field for is_text, field in columns])
 
 
-def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi]) -> None:
+def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cells | None = None) -> None:
     """Write one row a cell: ``x_um y_um class confidence positivity dab_od roi``.
 
     Positions are micrometres from the slide's top left, the class is "positive" or "negative", and the ROI is given
@@ -133,6 +133,10 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi]) -> None:
     """
     if path.suffix not in {".parquet", ".csv"}:
         raise ValueError(f"a table of cells is .parquet or .csv, got {path.name}")
+    counted = np.ones(len(cells), np.int32)
+    if others is not None and len(others):
+        counted = np.r_[counted, np.zeros(len(others), np.int32)][np.lexsort(_places(cells, others))]
+        cells = cells.with_others(others)
     names = [one_line(roi.name) for roi in rois]
     if path.suffix == ".csv":
         names = [spreadsheet_text(name) for name in names]
@@ -145,6 +149,7 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi]) -> None:
             "positivity": cells.positivity,
             "dab_od": cells.dab_od,
             "roi": _words(cells.roi, names),
+            "kind": _words(counted, ["other", "counted"]),
         }
     )
     with replacing(path) as part:
@@ -155,19 +160,25 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi]) -> None:
 
 
 def read_cells_table(folder: Path) -> Cells | None:
-    """Return the cells in a slide's folder, without their confidence, DAB and regions; None if they cannot be read."""
-    names = ["x_um", "y_um", "positivity"]
+    """Return the counted cells in a slide's folder, with nothing but position and class; None if there is no table."""
     try:
         if (path := folder / "cells.parquet").is_file():
-            table = pa.parquet.read_table(path, columns=names)
+            table = pa.parquet.read_table(path)
         else:
-            options = pa.csv.ConvertOptions(include_columns=names)
-            table = pa.csv.read_csv(folder / "cells.csv", convert_options=options)
-        x_um, y_um, positivity = (table[name].to_numpy().astype(np.float64) for name in names)
+            table = pa.csv.read_csv(folder / "cells.csv")
+        x_um, y_um = (table[name].to_numpy().astype(np.float64) for name in ("x_um", "y_um"))
+        positive = np.array([word == "positive" for word in table["class"].to_pylist()], np.float64)
+        kinds = table["kind"].to_pylist() if "kind" in table.column_names else ["counted"] * len(x_um)
     except (OSError, ValueError, KeyError):
         return None
     zeros = np.zeros(len(x_um))
-    return Cells(x_um, y_um, zeros, positivity, zeros, np.zeros(len(x_um), np.int64))
+    cells = Cells(x_um, y_um, zeros, positive, zeros, np.zeros(len(x_um), np.int64))
+    return cells.select(np.array([kind == "counted" for kind in kinds], np.bool_))
+
+
+def _places(*tables: Cells) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return x and y of all cells, as `Cells.with_others` orders them by."""
+    return np.concatenate([cells.x_um for cells in tables]), np.concatenate([cells.y_um for cells in tables])
 
 
 def _words(which: np.ndarray[Any, Any], words: list[str]) -> pa.Array:

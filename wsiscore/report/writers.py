@@ -78,7 +78,7 @@ class CohortWriter:
 
 
 def _write_cells(path: Path, result: Result) -> None:
-    write_cells_table(path, result.cells, result.rois)
+    write_cells_table(path, result.cells, result.rois, result.others)
 
 
 def _write_report(path: Path, result: Result) -> None:
@@ -109,7 +109,7 @@ WRITERS: tuple[Writer, ...] = (
     Writer(
         "cells.geojson",
         "the cells for QuPath",
-        lambda path, result: write_detections(path, result.cells, mpp=result.slide.mpp),
+        lambda path, result: write_detections(path, result.cells, result.others, mpp=result.slide.mpp),
         link="cells",
     ),
     Writer(

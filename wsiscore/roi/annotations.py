@@ -1,7 +1,7 @@
-"""Outlines people drew: GeoJSON from QuPath and others, Aperio ImageScope, ASAP and HALO files.
+"""Annotation files: GeoJSON from QuPath and others, Aperio ImageScope, ASAP and HALO.
 
-Files count in pixels of level 0; here they become micrometres. Two programs count from the scanner's origin where
-QuPath counts from the rectangle that holds the scanned image, and so must we (``origin_px``).
+Files count in pixels of level 0, which become micrometres here. ASAP and HALO count from the scanner's origin, QuPath
+and wsiscore from the rectangle that was scanned (``origin_px``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,7 +25,7 @@ from wsiscore.errors import RoiError
 from wsiscore.regions import Roi
 from wsiscore.roi.classes import is_not_scored
 from wsiscore.roi.outlines import (
-    HAIR,
+    REPAIR_TOLERANCE,
     Outline,
     Points,
     clip_rois,
@@ -36,10 +36,10 @@ from wsiscore.roi.outlines import (
     to_um,
 )
 
-__all__ = ["clip_rois", "read_rois", "roi_file_beside"]
+__all__ = ["clip_rois", "read_rois"]
 
-_SUFFIXES = (".geojson", ".geojson.gz", ".xml", ".annotations")  # not .json: truth is often called that
-_MOST_BYTES = 512 * 2**20
+_MOST_BYTES = 128 * 2**20  # about 5 million corners
+_MOST_VALUES = {"JSON": (b"[{,", 16_000_000), "XML": (b"<=", 8_000_000)}  # each takes up to 100 bytes of memory
 _NAMES_SHOWN = 12
 
 _DETECTIONS = {"detection", "cell", "tile"}  # QuPath's objects that are no regions
@@ -56,15 +56,15 @@ _log = logging.getLogger("wsiscore")
 
 @dataclass(slots=True)
 class _Notes:
-    """What the reader must tell: marks left out, outlines mended."""
+    """What is logged after reading: annotations left out, outlines repaired."""
 
     ignored: Counter[str] = field(default_factory=Counter)
-    mended: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """One annotation as the file has it; a polygon is its edge, then its holes."""
+    """One annotation of a file; a polygon is its edge, then its holes."""
 
     name: str
     class_name: str
@@ -84,12 +84,12 @@ def read_rois(
     origin_px: tuple[int, int] = (0, 0),
     exclude: Sequence[str] | None = None,
 ) -> list[Roi]:
-    """Read the regions in an annotation file; what kind of file it is, its content tells.
+    """Read the regions in an annotation file, of any format below, recognised by its content.
 
-    Read are GeoJSON (QuPath's or any other, also gzipped), Aperio ImageScope XML, ASAP XML and HALO annotations.
+    The formats are GeoJSON (QuPath's or any other, also gzipped), Aperio ImageScope XML, ASAP XML and HALO annotations.
     Negative regions of ImageScope and HALO are cut from the regions of their own layer. The control points of an
-    ASAP spline are joined by straight lines. Points, lines, detections and cells are left out with one logged
-    warning; so is said which outlines crossed themselves by a hair and were mended.
+    ASAP spline are joined by straight lines. Points, lines, detections and cells are left out with one logged warning.
+    Another one names the outlines that crossed themselves slightly and were repaired.
 
     Parameters
     ----------
@@ -100,9 +100,9 @@ def read_rois(
     classes
         Keep only regions whose class or name is among these, whatever the case; all when empty.
     origin_px
-        Where the slide's top left, as wsiscore counts, lies in the scanner's own level-0 pixels (OpenSlide's
-        ``bounds-x``, ``bounds-y``). Taken off ASAP and HALO files, which count from the scanner's origin; QuPath
-        has taken it off already, and ImageScope's slides have none.
+        Top left of the slide in the scanner's own level-0 pixels (OpenSlide's ``bounds-x``, ``bounds-y``). It is
+        subtracted in ASAP and HALO files, which count from the scanner's origin. QuPath has subtracted it already, and
+        ImageScope's slides have none.
     exclude
         If given, regions of the classes in `wsiscore.roi.classes.NOT_SCORED`, and of these classes or names, are
         returned as excluded ones, after the others. `wsiscore.roi.classes.subtract` cuts them out.
@@ -117,7 +117,7 @@ def read_rois(
     ------
     RoiError
         If the file is missing, broken, of another kind or holds no region (of these classes), or an outline has no
-        area, a point that is nowhere, or crosses itself so that its inside is unclear.
+        area, a corner that is not on any slide, or clearly crosses itself.
     ValueError
         If `mpp` is not a positive number.
     """
@@ -140,64 +140,43 @@ def read_rois(
         raise RoiError(f"{path}: {error}") from error
     if notes.ignored:
         _log.warning("%s: left out %s, which are no regions", path.name, _listed(notes.ignored))
-    if notes.mended:
+    if notes.repaired:
         _log.warning(
-            "%s: mended outlines that cross themselves by a hair (under %g %% of the area): %s",
+            "%s: repaired outlines that cross themselves slightly (under %g %% of the area): %s",
             path.name,
-            100 * HAIR,
-            _shown([repr(name) for name in notes.mended]),
+            100 * REPAIR_TOLERANCE,
+            _shown([repr(name) for name in notes.repaired]),
         )
     return rois
-
-
-def roi_file_beside(slide_path: Path) -> Path | None:
-    """Return the annotation file that lies beside a slide and has its stem, or None.
-
-    Looked for are ``.geojson``, ``.geojson.gz``, ``.xml`` and ``.annotations`` in any case; beside ``a.ome.tif``
-    both ``a.ome.geojson`` and ``a.geojson`` will do.
-
-    Raises
-    ------
-    RoiError
-        If there is more than one.
-    """
-    stems = {slide_path.stem}
-    if slide_path.stem.casefold().endswith(".ome"):
-        stems.add(slide_path.stem[: -len(".ome")])
-    beside = slide_path.parent.glob("*")
-    found = sorted(file for file in beside if _annotation_stem(file) in stems and file.is_file())
-    if len(found) > 1:
-        names = ", ".join(file.name for file in found)
-        raise RoiError(f"{slide_path}: several annotation files lie beside it ({names}); choose one with --roi")
-    return found[0] if found else None
-
-
-def _annotation_stem(file: Path) -> str | None:
-    name = file.name
-    return next((name[: -len(end)] for end in _SUFFIXES if name.casefold().endswith(end)), None)
 
 
 # --- files -----------------------------------------------------------------------------------------------------
 
 
 def _drawings(path: Path, notes: _Notes) -> tuple[list[_Drawn], bool]:
-    """Return what is drawn in a file, and whether it counts from the scanner's origin."""
+    """Return the annotations in a file, and whether they count from the scanner's origin."""
     try:
+        if not (path.is_file() or path.is_dir()) and path.exists():
+            raise RoiError("is not a regular file; wanted GeoJSON, ImageScope XML, ASAP XML or HALO annotations")
         with path.open("rb") as file:
             packed = file.peek(2)[:2] == b"\x1f\x8b"
             source = gzip.GzipFile(fileobj=file) if packed else file
-            head = source.read(64)
-            first = head.lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1]
+            first = source.peek(64)[:64].lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1]
             if first not in (b"{", b"[", b"<"):
                 found = "is of another kind" if first else "is empty"
                 raise RoiError(f"{found}; wanted GeoJSON, ImageScope XML, ASAP XML or HALO annotations")
-            data = head + source.read(_MOST_BYTES)
+            data = source.read(_MOST_BYTES + 1)
     except FileNotFoundError as error:
         raise RoiError("there is no such file") from error
+    except ValueError as error:  # a NUL in the name
+        raise error if isinstance(error, RoiError) else RoiError(f"cannot be the name of a file: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise RoiError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > _MOST_BYTES:
         raise RoiError(f"holds more than {_MOST_BYTES >> 20} MiB; export the annotations without detections")
+    signs, most = _MOST_VALUES["XML" if first == b"<" else "JSON"]
+    if sum(data.count(sign) for sign in signs) > most:
+        raise RoiError(f"holds more than {most / 1e6:g} million values; export the annotations without detections")
     try:
         return _from_xml(data, notes) if first == b"<" else (_from_geojson(data, notes), False)
     except RecursionError as error:
@@ -276,7 +255,7 @@ def _polygons(geometry: Any, label: str, notes: _Notes) -> list[list[Points]]:
 
 
 class _Plain(ElementTree.TreeBuilder):
-    """Builds a tree, but refuses a document type, with which a small file can swell without end."""
+    """Builds a tree, but refuses a document type, whose entities can expand without limit."""
 
     def doctype(self, name: str, _public: str | None, _system: str | None) -> None:
         raise RoiError(f"declares a document type ({name}), which no annotation file needs; export it again")
@@ -294,7 +273,7 @@ def _from_xml(data: bytes, notes: _Notes) -> tuple[list[_Drawn], bool]:
     if root.tag == "Annotations":
         is_halo = root.find("Annotation/Regions/Region/Vertices/V") is not None
         return [drawn for layer in root.iterfind("Annotation") for drawn in _from_layer(layer, notes)], is_halo
-    raise RoiError(f"is XML, but <{root.tag}> is none of ours; wanted ImageScope, ASAP or HALO annotations")
+    raise RoiError(f"is XML, but <{root.tag}> is not supported; wanted ImageScope, ASAP or HALO annotations")
 
 
 def _from_asap(root: ElementTree.Element, notes: _Notes) -> list[_Drawn]:
@@ -312,7 +291,7 @@ def _from_asap(root: ElementTree.Element, notes: _Notes) -> list[_Drawn]:
 
 
 def _from_layer(layer: ElementTree.Element, notes: _Notes) -> list[_Drawn]:
-    """Read one layer of ImageScope or HALO; its negative regions cut holes in all its others."""
+    """Read one layer of ImageScope or HALO; its negative regions are holes in all its others."""
     class_name = _layer_class(layer)
     regions: list[_Drawn] = []
     negatives: list[_Drawn] = []
@@ -331,8 +310,14 @@ def _from_layer(layer: ElementTree.Element, notes: _Notes) -> list[_Drawn]:
     if not regions:
         notes.ignored["negative region in a layer without others"] += len(negatives)
     holes = [_outline(f"{drawn.label} (negative)", drawn, notes) for drawn in negatives]
-    cut = polygonal(shapely.union_all(holes))
-    return [_Drawn(drawn.name, class_name, drawn.polygons, cut) for drawn in regions]
+    tree = shapely.STRtree(holes)
+
+    def cut(drawn: _Drawn) -> Outline | None:
+        points = shapely.multipoints(drawn.polygons[0][0])
+        near = tree.query(shapely.envelope(points)) if not points.is_empty else []
+        return polygonal(shapely.union_all([holes[index] for index in near])) if len(near) else None
+
+    return [_Drawn(drawn.name, class_name, drawn.polygons, cut(drawn)) for drawn in regions]
 
 
 def _layer_class(layer: ElementTree.Element) -> str:
@@ -344,9 +329,9 @@ def _layer_class(layer: ElementTree.Element) -> str:
 
 
 def _outline(name: str, drawn: _Drawn, notes: _Notes) -> Outline:
-    outline, was_mended = outline_px(name, drawn.polygons, drawn.cut)
-    if was_mended:
-        notes.mended.append(name)
+    outline, was_repaired = outline_px(name, drawn.polygons, drawn.cut)
+    if was_repaired:
+        notes.repaired.append(name)
     return outline
 
 
@@ -384,9 +369,11 @@ def _named(drawings: list[_Drawn]) -> Iterator[tuple[str, _Drawn]]:
 
 def _unique(labels: Iterable[str]) -> Iterator[str]:
     taken: set[str] = set()
+    numbers: dict[str, Iterator[int]] = {}
     for label in labels:
-        tries = chain([label], (f"{label} {number}" for number in count(2)))
-        name = next(name for name in tries if name not in taken)
+        name = label
+        while name in taken:
+            name = f"{label} {next(numbers.setdefault(label, count(2)))}"
         taken.add(name)
         yield name
 

@@ -1,4 +1,4 @@
-"""Outlines as people draw them: mended by a hair's breadth, refused where their inside is unclear, cut to the slide."""
+"""Drawn outlines: repaired where they hardly cross themselves, refused where they clearly do, cut to the slide."""
 
 from __future__ import annotations
 
@@ -17,18 +17,30 @@ from shapely import MultiPolygon, Polygon
 from wsiscore.errors import RoiError
 from wsiscore.regions import Roi
 
-__all__ = ["HAIR", "Outline", "Points", "clip_rois", "closed", "corners_px", "outline_px", "polygonal", "to_um"]
+__all__ = [
+    "REPAIR_TOLERANCE",
+    "Outline",
+    "Points",
+    "clip_rois",
+    "closed",
+    "corners_px",
+    "outline_px",
+    "polygonal",
+    "to_um",
+]
 
 Points: TypeAlias = npt.NDArray[np.float64]
 """(N, 2): x and y in level-0 pixels."""
 Outline: TypeAlias = Polygon | MultiPolygon
 
-HAIR = 0.01
-"""Share of its area by which a mended outline may differ from the drawn one."""
+REPAIR_TOLERANCE = 0.01
+"""Largest fraction of its area by which a repaired outline may differ from the drawn one."""
 _FARTHEST_PX = 1e9
 _NO_AREA_PX2 = 1e-6
-_OFF_SLIDE = 1e-6  # share of an outline beyond the slide's edge that is only rounding
+_OFF_SLIDE = 1e-6  # fraction of an outline beyond the slide's edge that is only rounding
 _ELLIPSE_POINTS = 128
+_SAMPLED_EDGES = 256
+_MOST_NEIGHBOURS = 50  # edges whose boxes meet that of an edge, on average; freehand outlines have 2 to 5
 
 _log = logging.getLogger("wsiscore")
 
@@ -39,9 +51,9 @@ def corners_px(raw: Iterable[Any], name: str) -> Points:
     Parameters
     ----------
     raw
-        Pairs of numbers, or of texts that are numbers; what follows the second is passed over.
+        Pairs of numbers, or of texts that are numbers; values after the second are ignored.
     name
-        What a message calls the outline.
+        Name of the outline in messages.
 
     Raises
     ------
@@ -58,14 +70,14 @@ def corners_px(raw: Iterable[Any], name: str) -> Points:
 
 
 def closed(kind: str, corners: Points) -> Points:
-    """Return the outline that corners stand for; an ellipse, and HALO's rectangle, have only two or their box.
+    """Return the outline of a shape; an ellipse, and HALO's rectangle, may be given by corners of their box.
 
     Parameters
     ----------
     kind
         ``polygon``, ``rectangle`` or ``ellipse``.
     corners
-        (N, 2); an ellipse of more than four corners is taken as already drawn out.
+        (N, 2); an ellipse of more than four corners is returned as it is.
 
     Returns
     -------
@@ -87,74 +99,93 @@ def closed(kind: str, corners: Points) -> Points:
 
 
 def outline_px(name: str, polygons: Sequence[Sequence[Points]], cut: Outline | None = None) -> tuple[Outline, bool]:
-    """Return a valid outline, and whether it had to be mended.
+    """Return a valid outline, and whether it had to be repaired.
 
-    A freehand outline often crosses itself by a hair, at its start or in a sharp corner. It is mended if that
-    changes at most 1 % of its area: the area inside the mended line is held against the signed area of the drawn
-    one (the shoelace formula), where a loop crossed backwards counts as negative and one gone round twice counts
-    twice.
+    A freehand outline often crosses itself slightly, at its start or in a sharp corner. It is repaired if that changes
+    at most 1 % of its area. The area of the repaired outline is compared with the signed area of the drawn one (the
+    shoelace formula), in which a loop of the other direction is negative and one drawn twice counts twice.
 
     Parameters
     ----------
     name
-        What a message calls the outline.
+        Name of the outline in messages.
     polygons
         For each part its edge, then its holes, each (N, 2) in pixels, closed or not.
     cut
-        What is taken away from it.
+        Area that is cut from it.
 
     Raises
     ------
     RoiError
-        If it has no area, crosses itself visibly, has parts or holes that overlap, or nothing is left of it.
+        If it has no area, clearly crosses itself, has parts or holes that overlap, or is cut away wholly.
     """
-    parts, mended = [], False
+    parts, repaired = [], False
     for rings in polygons:
-        part, was_mended = _part(name, rings)
+        part, was_repaired = _part(name, rings)
         parts.append(part)
-        mended = mended or was_mended
+        repaired = repaired or was_repaired
     outline = parts[0] if len(parts) == 1 else polygonal(shapely.union_all(parts))
-    if sum(part.area for part in parts) - outline.area > HAIR * outline.area:
+    if sum(part.area for part in parts) - outline.area > REPAIR_TOLERANCE * outline.area:
         raise RoiError(f"the parts of outline {name!r} overlap; merge them or draw them apart")
     if cut is not None:
         outline = polygonal(outline.difference(cut))
         if outline.area < _NO_AREA_PX2:
             raise RoiError(f"outline {name!r} is wholly cut away by the negative regions of its layer")
-    return outline, mended
+    return outline, repaired
 
 
 def _part(name: str, rings: Sequence[Points]) -> tuple[Outline, bool]:
     for ring in rings or [np.empty((0, 2))]:
-        if (found := len(np.unique(ring, axis=0))) < 3:
+        if (found := _distinct(ring)) < 3:
             raise RoiError(f"outline {name!r} has {found} different corners, wanted at least 3; redraw or delete it")
     part: Outline = Polygon(rings[0], rings[1:])
     was_valid = bool(part.is_valid)
     if not was_valid:
         edge, *holes = (_ring(name, ring) for ring in rings)
         part = polygonal(edge.difference(shapely.union_all(holes)))
-        if abs(edge.area - sum(hole.area for hole in holes) - part.area) > HAIR * edge.area:
-            raise RoiError(f"the holes of outline {name!r} reach over its edge or overlap; redraw it")
+        if abs(edge.area - sum(hole.area for hole in holes) - part.area) > REPAIR_TOLERANCE * edge.area:
+            raise RoiError(f"the holes of outline {name!r} extend over its edge or overlap; redraw it")
     if part.area < _NO_AREA_PX2:
         raise RoiError(f"outline {name!r} has no area; redraw or delete it")
     return part, not was_valid
+
+
+def _distinct(ring: Points) -> int:
+    """Return how many different corners there are, at most 3."""
+    found, rest = 0, ring
+    while len(rest) and found < 3:
+        found, rest = found + 1, rest[(rest != rest[0]).any(axis=1)]
+    return found
 
 
 def _ring(name: str, points: Points) -> Outline:
     drawn = Polygon(points)
     if drawn.is_valid:
         return drawn
-    mended = polygonal(shapely.make_valid(drawn, method="structure", keep_collapsed=False))
-    if abs(mended.area - drawn.area) > HAIR * mended.area:
+    if _is_tangled(points):
+        raise RoiError(f"outline {name!r} crosses itself everywhere, so that its inside is unclear; redraw it")
+    repaired = polygonal(shapely.make_valid(drawn, method="structure", keep_collapsed=False))
+    if abs(repaired.area - drawn.area) > REPAIR_TOLERANCE * repaired.area:
         where = re.search(r"\[(\S+) (\S+)\]", shapely.is_valid_reason(drawn))
         at = f" at ({float(where[1]):.1f}, {float(where[2]):.1f}) px" if where else ""
         raise RoiError(
             f"outline {name!r} crosses itself{at}, so that its inside is unclear; redraw it as one plain loop"
         )
-    return mended
+    return repaired
+
+
+def _is_tangled(points: Points) -> bool:
+    """Return whether the edges of an outline cross so often that a repair would take minutes."""
+    if len(points) <= _MOST_NEIGHBOURS * 10:
+        return False
+    ends = np.roll(points, -1, axis=0)
+    boxes = shapely.box(*np.minimum(points, ends).T, *np.maximum(points, ends).T)
+    sample = boxes[:: -(-len(boxes) // _SAMPLED_EDGES)]
+    return len(shapely.STRtree(boxes).query(sample)[0]) > _MOST_NEIGHBOURS * len(sample)
 
 
 def polygonal(geometry: Any) -> Outline:
-    """Return the areas of a shapely geometry, without the points and lines that touching leaves."""
+    """Return the areas of a geometry, without points and lines."""
     if isinstance(geometry, (Polygon, MultiPolygon)):
         return geometry
     parts = [part for part in shapely.get_parts(geometry) if shapely.get_dimensions(part) == 2]
@@ -171,7 +202,7 @@ def to_um(outline: Outline, mpp: float, origin_px: tuple[float, float]) -> Outli
 
 
 def clip_rois(rois: Sequence[Roi], width_um: float, height_um: float) -> list[Roi]:
-    """Cut ROIs to a slide of the given size, with a logged warning where that takes something away.
+    """Cut ROIs to a slide of the given size, with a logged warning where some area is lost.
 
     Parameters
     ----------
@@ -186,9 +217,11 @@ def clip_rois(rois: Sequence[Roi], width_um: float, height_um: float) -> list[Ro
         If a ROI lies wholly off the slide.
     """
     slide = shapely.box(0.0, 0.0, width_um, height_um)
+    bounds = shapely.bounds([roi.outline_um for roi in rois]).reshape(-1, 4)
+    on_slide = (bounds[:, :2] >= 0).all(axis=1) & (bounds[:, 2:] <= (width_um, height_um)).all(axis=1)
     clipped = []
-    for roi in rois:
-        if slide.covers(roi.outline_um):
+    for roi, is_on_slide in zip(rois, on_slide.tolist(), strict=True):
+        if is_on_slide:
             clipped.append(roi)
             continue
         inside = polygonal(roi.outline_um.intersection(slide))

@@ -1,8 +1,8 @@
-"""Where the tissue is: outlines of everything on the glass that light says is tissue.
+"""Tissue detection: outlines of the tissue on a slide.
 
-Tissue dims light, and unevenly; glass does neither. A place counts as tissue by its optical density plus the
-unevenness of it, so that a section that took only a little hematoxylin is found like a dark one. Pen, black borders
-and the shade of the glass's edge dim light too, and are recognised by hue and shape.
+Tissue absorbs light unevenly; glass does not. A pixel is tissue by its optical density plus the local standard
+deviation of it, so that a pale section is found like a dark one. Pen, black borders and the edge of the glass are
+recognised by hue and shape.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from wsiscore.stain import background, optical_density
 
 __all__ = ["find_tissue"]
 
-_MPP = 8.0  # wide enough to look at a whole slide, fine enough for its smallest pieces
-_SIDE_PX = (512, 3072)  # of the picture looked at: small slides are seen finer, huge ones coarser
+_MPP = 8.0  # coarse enough to read a whole slide, fine enough for its smallest pieces
+_SIDE_PX = (512, 3072)  # of the picture that is read: small slides at a finer scale, huge ones at a coarser one
 _BLACK = 25  # grey level of a scanner's border; many a nucleus is as black, but not 30 µm of them
 _SMOOTH_UM = 10.0  # a cell's surroundings
 _EVIDENCE_OD = (0.02, 0.035)  # least and largest cut between glass and tissue, mean of the channels
@@ -30,12 +30,12 @@ _CLOSE_UM = 25.0  # gaps this wide between cells are tissue
 _OPEN_UM = 15.0  # threads narrower than twice this are none
 _HOLE_MM2 = 0.02  # smaller holes are lumens and fat cells, and belong to the tissue
 _LEAST_MM2 = 0.01  # smaller pieces, which were half as large before smoothing, are crumbs ...
-_LEAST_SHARE = 0.02  # ... unless the slide is as small as this many of them
+_LEAST_FRACTION = 0.02  # ... unless the slide is as small as this many of them
 _INK_UM = 75.0  # pen lines are wider than twice this, dark clumps of cells are not
-_INK_RIM_UM = 60.0  # how far a pen's edge fades
+_INK_BORDER_UM = 60.0  # how far a pen's edge fades
 _LEAST_COLOUR = 0.1  # range of the channels' densities over the largest; real tissue measured 0.13 and more
 _FRAME_UM = 400.0  # a strip along the slide's edge narrower than this is the edge of the glass
-_FRAME_SHARE = 0.5  # of the slide's side that such a strip runs along
+_FRAME_FRACTION = 0.5  # of the slide's side that such a strip runs along
 
 Mask = npt.NDArray[np.bool_]
 Map = npt.NDArray[np.float32]
@@ -52,13 +52,18 @@ def find_tissue(slide: Slide) -> list[Roi]:
     Returns
     -------
     list of Roi
-        One for each connected piece, ``tissue 1`` the largest; none if there is only glass.
+        One for each connected piece, ``tissue 1`` the largest; empty if there is only glass.
+
+    Raises
+    ------
+    SlideError
+        If the slide cannot be read, or is too large to be read without a pyramid.
     """
     region = _overview(slide)
     rgb = slide.read(region)
     mask = _tissue(rgb, region.mpp)
     slide_um = shapely.box(0, 0, slide.width_px * slide.mpp, slide.height_px * slide.mpp)
-    least_um2 = min(_LEAST_MM2 * 1e6, _LEAST_SHARE * slide_um.area)
+    least_um2 = min(_LEAST_MM2 * 1e6, _LEAST_FRACTION * slide_um.area)
     pieces = (_outline(piece, region.mpp).intersection(slide_um) for piece in _pieces(mask))
     found = sorted((piece for piece in pieces if piece.area >= least_um2), key=lambda piece: -piece.area)
     return [Roi(f"tissue {number}", piece) for number, piece in enumerate(found, 1)]
@@ -118,7 +123,7 @@ def _ink(od: Map, mpp: float) -> Mask:
     strong = _opened(inked, _INK_UM / mpp)[1:-1, 1:-1]
     if not strong.any():
         return strong
-    near = _grown(strong, _INK_RIM_UM / mpp)
+    near = _grown(strong, _INK_BORDER_UM / mpp)
     return np.asarray(_grown(strong, _SMOOTH_UM / mpp) | (near & hues(0.08)))
 
 
@@ -127,7 +132,7 @@ def _without_frame(mask: Mask, mpp: float) -> Mask:
     height, width = mask.shape
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     left, top, wide, high, area = stats.T
-    narrow, least = _FRAME_UM / mpp, _FRAME_SHARE
+    narrow, least = _FRAME_UM / mpp, _FRAME_FRACTION
     upright = ((left == 0) | (left + wide == width)) & (area < narrow * high) & (high > least * height)
     lying = ((top == 0) | (top + high == height)) & (area < narrow * wide) & (wide > least * width)
     frame = (upright & (width > 4 * narrow)) | (lying & (height > 4 * narrow))
@@ -135,7 +140,7 @@ def _without_frame(mask: Mask, mpp: float) -> Mask:
 
 
 def _coloured(mask: Mask, od: Map) -> Mask:
-    """Drop the pieces without colour: dust, shadows, bubbles' rims; tissue is blue here and brown there."""
+    """Drop the pieces without colour: dust, shadows, edges of bubbles; tissue is blue here and brown there."""
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     strongest = od.max(axis=2)
     chroma, total = (
@@ -146,7 +151,7 @@ def _coloured(mask: Mask, od: Map) -> Mask:
 
 
 def _pieces(mask: Mask) -> list[Polygon]:
-    """Return the connected pieces with their holes, in pixels through the middles of their rim pixels."""
+    """Return the connected pieces with their holes, in pixels through the middles of their border pixels."""
     rings, nesting = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     pieces = []
     for number, ring in enumerate(rings):
@@ -163,8 +168,8 @@ def _pieces(mask: Mask) -> list[Polygon]:
 def _outline(piece: Polygon, mpp: float) -> Polygon | MultiPolygon:
     """Return a smooth outline in micrometres of a piece in pixels."""
     tolerance = max(0.75, 4 / mpp)
-    rim = piece.buffer(0).simplify(tolerance / 2).buffer(0.5, join_style="mitre")
-    outline = shapely.transform(rim.simplify(tolerance), lambda xy: (xy + 0.5) * mpp)
+    border = piece.buffer(0).simplify(tolerance / 2).buffer(0.5, join_style="mitre")
+    outline = shapely.transform(border.simplify(tolerance), lambda xy: (xy + 0.5) * mpp)
     return outline if isinstance(outline, Polygon | MultiPolygon) else Polygon()
 
 

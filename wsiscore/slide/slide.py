@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from wsiscore.errors import ResolutionError
+from wsiscore.errors import ResolutionError, SlideError
 from wsiscore.regions import Region
 from wsiscore.slide.content import sha256_of
 from wsiscore.slide.readers.base import Pixels
@@ -22,9 +22,11 @@ from wsiscore.slide.readers.registry import open_reader
 __all__ = ["Slide"]
 
 _PLAUSIBLE_MPP = (0.05, 20.0)
-_ANISOTROPY = 0.02  # relative difference of x and y that one number may stand for
-_SAME_SCALE = 1e-6  # relative: a level this little too coarse is taken as fine enough
-_DRIFT_PX = 1e-3  # source pixels: over a block, a ratio this close to whole is whole
+_LARGEST_MM = 250.0
+_MOST_SOURCE_PX = 20_000_000_000  # that one read may decode
+_ANISOTROPY = 0.02  # largest relative difference of the resolutions in x and y
+_SAME_SCALE = 1e-6  # relative: a level that is coarser by less is fine enough
+_DRIFT_PX = 1e-3  # source pixels over a block: a ratio that is off by less is a whole number
 _BLOCK_PX = 2048  # side of the largest piece of a level in memory at once
 _WHITE = 255
 
@@ -32,9 +34,9 @@ _WHITE = 255
 class Slide:
     """A slide, a camera field or a virtual stain, as a continuous picture that can be read at any scale.
 
-    Pixel i at a scale of m µm/px covers [i·m, (i+1)·m) µm from the slide's top left, and is the mean of what
-    the finest needed level shows there, each source pixel weighing as much as it overlaps; when the slide is
-    coarser than asked, it is interpolated linearly. Beyond the slide all is white.
+    Pixel i at a scale of m µm/px covers [i·m, (i+1)·m) µm from the slide's top left. It is the mean of the source
+    pixels there, weighted by their overlap, from the coarsest level that is fine enough. A slide that is coarser than
+    asked is interpolated linearly. Outside the slide all is white.
 
     May be read from several threads at once. A pickled slide opens its file again where it arrives.
 
@@ -43,12 +45,12 @@ class Slide:
     path
         A file that OpenSlide reads, a TIFF or OME-TIFF, a JPEG or PNG, or an OME-Zarr folder.
     mpp
-        Micrometres per pixel of level 0; wins over what the file says.
+        Micrometres per pixel of level 0; used instead of the file's own.
 
     Attributes
     ----------
     path
-        Its file.
+        The file or folder.
     width_px, height_px
         Size of level 0.
     mpp
@@ -56,18 +58,18 @@ class Slide:
     level_mpp
         The same for each level, finest first.
     origin_px
-        Our top left in the scanner's own level-0 pixels; (0, 0) unless the format crops to what was scanned.
+        Top left in the scanner's own level-0 pixels; (0, 0) unless the format is cropped to the scanned area.
     virtual
-        The model that made this virtual stain, and from which slide; None for a stained one.
+        The model and the slide that a virtual stain was generated from; None for a stained slide.
     format
-        Short name for people: ``Aperio``, ``OME-TIFF``, ``JPEG``.
+        Short name: ``Aperio``, ``OME-TIFF``, ``JPEG``.
     properties
-        What the file says of itself: vendor, objective, and where `mpp` is from.
+        Vendor, objective, and the source of `mpp`, ``file`` or ``given``.
 
     Raises
     ------
     SlideError
-        If it cannot be opened.
+        If it cannot be opened, or is larger than 250 mm a side or 400 gigapixels.
     ResolutionError
         If neither the file nor `mpp` gives a plausible resolution.
     """
@@ -82,7 +84,8 @@ class Slide:
         self.format = source.format
         try:
             self.mpp = _resolution(self.path, mpp, source.mpp_xy)
-        except ResolutionError:
+            _refuse_too_wide(self.path, self.width_px, self.height_px, self.mpp)
+        except SlideError:
             source.close()
             raise
         self.properties = {**source.properties, "mpp_source": "file" if mpp is None else "given"}
@@ -104,10 +107,11 @@ class Slide:
         Raises
         ------
         SlideError
-            If the pixels cannot be decoded; other places can still be read.
+            If the pixels cannot be decoded, or no level is coarse enough to read so much; other places can be read.
         """
         level = max((i for i, own in enumerate(self.level_mpp) if own <= region.mpp * (1 + _SAME_SCALE)), default=0)
         step = region.mpp / self.level_mpp[level]
+        self._refuse_slow(region, level, step)
         side = max(1, int(_BLOCK_PX / max(step, 1.0)))
         out = np.full((region.height, region.width, 3), _WHITE, np.uint8)
         for top in range(0, region.height, side):
@@ -117,13 +121,34 @@ class Slide:
         return out
 
     def overview(self, max_px: int) -> Region:
-        """Return the whole slide as a region of at most `max_px` on its longer side, never enlarged."""
+        """Return the whole slide as a region.
+
+        Parameters
+        ----------
+        max_px
+            Largest number of pixels on the longer side; the scale is never finer than that of level 0.
+        """
         longer = max(self.width_px, self.height_px)
         right, bottom = self.width_px * self.mpp, self.height_px * self.mpp
         return Region.around_um(0, 0, right, bottom, self.mpp * max(1.0, longer / max_px))
 
     def thumbnail(self, max_px: int) -> Pixels:
-        """Return the whole slide, (h, w, 3) RGB in 0..255, at the scale of ``overview(max_px)``."""
+        """Return the whole slide as a small picture.
+
+        Parameters
+        ----------
+        max_px
+            Largest number of pixels on the longer side.
+
+        Returns
+        -------
+        (h, w, 3) RGB in 0..255, at the scale of ``overview(max_px)``.
+
+        Raises
+        ------
+        SlideError
+            If the pixels cannot be decoded.
+        """
         return self.read(self.overview(max_px))
 
     @cached_property
@@ -148,6 +173,16 @@ class Slide:
 
     def __repr__(self) -> str:
         return f"Slide({str(self.path)!r}, {self.width_px} × {self.height_px} px at {self.mpp:.4g} µm/px)"
+
+    def _refuse_slow(self, region: Region, level: int, step: float) -> None:
+        """Raise a SlideError if a read of a slide without pyramid would take hours."""
+        size = self._source.levels[level]
+        decoded = min(size.width, region.width * step) * min(size.height, region.height * step)
+        if decoded > _MOST_SOURCE_PX:
+            raise SlideError(
+                f"{self.path} has no level between {self.level_mpp[level]:.4g} and {region.mpp:.4g} µm/px, so that "
+                f"{decoded:.2g} px would have to be decoded at once; save it with a pyramid"
+            )
 
     def _fill(self, out: Pixels, level: int, step: float, x: int, y: int) -> None:
         """Fill `out` with what lies at (x, y) in pixels `step` times as wide as the level's."""
@@ -174,7 +209,7 @@ class Slide:
         out[:] = cv2.convertScaleAbs(mean)  # rounds
 
     def _level_pixels(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        """Return a rectangle of a level, white where it reaches beyond."""
+        """Return a rectangle of a level, white outside."""
         size = self._source.levels[level]
         x0, y0 = max(x, 0), max(y, 0)
         x1, y1 = min(x + width, size.width), min(y + height, size.height)
@@ -187,7 +222,7 @@ class Slide:
 
 
 def _resolution(path: Path, given: float | None, stated: tuple[float, float] | None) -> float:
-    """Return the one number to believe; ResolutionError if there is none."""
+    """Return the resolution to use, in µm/px; ResolutionError if there is none."""
     low, high = _PLAUSIBLE_MPP
     if given is not None:
         if low <= given <= high:
@@ -203,8 +238,17 @@ def _resolution(path: Path, given: float | None, stated: tuple[float, float] | N
     return (stated[0] + stated[1]) / 2
 
 
+def _refuse_too_wide(path: Path, width: int, height: int, mpp: float) -> None:
+    wide, high = width * mpp / 1000, height * mpp / 1000
+    if max(wide, high) > _LARGEST_MM:
+        raise SlideError(
+            f"{path} is {wide:.0f} × {high:.0f} mm at {mpp:.4g} µm/px; wanted at most {_LARGEST_MM:.0f} mm a side; "
+            "is the resolution right? --mpp gives another"
+        )
+
+
 class _Axis(NamedTuple):
-    """How the output pixels of one axis are made from source pixels start..stop-1."""
+    """The weights with which source pixels start..stop-1 form the output pixels of one axis."""
 
     start: int
     stop: int
@@ -213,10 +257,10 @@ class _Axis(NamedTuple):
 
 
 def _axis(first: int, count: int, step: float, size: int, extent: float) -> _Axis:
-    """Weigh source pixels for output pixels first..first+count-1, each `step` source pixels wide.
+    """Return the weights of source pixels in output pixels first..first+count-1, each `step` source pixels wide.
 
-    The slide ends at `extent`, which a level's whole-pixel `size` may miss by a fraction: its last pixel is
-    stretched or cut to end there, so that a slide is equally large on all its levels.
+    The slide ends at `extent`, from which a level's whole-pixel `size` may differ by a fraction of a pixel. The last
+    pixel is stretched or cut to end there, so that a slide has the same size on all its levels.
     """
     edges = np.clip(np.arange(first, first + count + 1) * step, 0, extent)
     low, high = edges[:-1], edges[1:]

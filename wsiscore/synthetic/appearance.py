@@ -37,7 +37,7 @@ class Appearance:
     glass
         RGB of empty glass, 0..255.
     stray
-        Stray light, as a fraction of `glass`; it reaches the camera through the darkest nucleus.
+        Stray light, as a fraction of `glass`; it is added behind the darkest nucleus too.
     cytoplasm_od, stroma_od
         Hematoxylin outside nuclei, in tumour and in stroma, OD.
     texture, refraction

@@ -91,7 +91,7 @@ def render_field(
     appearance
         Parameters of the slide.
     index
-        Ki67 index in percent; reached to the nearest nucleus.
+        Ki67 index in percent, to the nearest nucleus.
     layout
         Tumour and empty glass; by default sampled.
     margin_um

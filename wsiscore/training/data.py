@@ -40,7 +40,7 @@ Picture = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """What a family that learns from tiles is trained on.
+    """The data of a family that is trained on tiles.
 
     Parameters
     ----------

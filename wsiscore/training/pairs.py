@@ -74,7 +74,7 @@ class AlignedFiles:
 
 @dataclass(frozen=True, slots=True)
 class PairTrainingData:
-    """What a family that learns from aligned pictures is trained on: files, or a rendered dataset.
+    """The data of a family that is trained on aligned pictures: files, or a rendered dataset.
 
     Parameters
     ----------

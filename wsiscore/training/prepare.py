@@ -215,7 +215,7 @@ def _each(work: partial[None], blocks: list[int], workers: int) -> Iterator[None
 
 
 def _ignore_interrupt() -> None:
-    """Leave Ctrl-C, which reaches all processes of a terminal, to the parent."""
+    """Ignore Ctrl-C, which all processes of a terminal receive; the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -42,7 +42,7 @@ _BOUNDARY = 80
 _STRONG = 128
 _OTHER_COLOURS = 0.05  # greatest fraction of pixels of a class mask that are neither dark, red, green nor blue
 _CONTINUOUS = 0.5  # least fraction of equal numbers among neighbouring pixels of a map of instances
-_FEW_PAIRS = 1000  # fewer neighbouring pixels do not tell
+_FEW_PAIRS = 1000  # fewer neighbouring pixels do not decide
 # What numpy pickles an array as, in its versions 1 and 2.
 _ALLOWED: dict[tuple[str, str], Any] = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
 for _module in ("numpy.core", "numpy._core"):

@@ -12,7 +12,7 @@ from wsiscore.errors import TruthError
 from wsiscore.evaluation.detection.truth import required_mpp
 from wsiscore.evaluation.tables import shortened
 from wsiscore.files import stem
-from wsiscore.regions import inside
+from wsiscore.regions import PointIndex
 from wsiscore.roi.annotations import read_rois
 
 __all__ = ["find_regions", "inside_regions"]
@@ -78,6 +78,7 @@ def inside_regions(path: Path, xy_um: npt.NDArray[np.float64], mpp: float | None
         If `mpp` is None.
     """
     within = np.zeros(len(xy_um), np.bool_)
+    points = PointIndex(xy_um[:, 0], xy_um[:, 1])
     for roi in read_rois(path, mpp=required_mpp(mpp, path)):
-        within |= inside(roi.outline_um, xy_um[:, 0], xy_um[:, 1])
+        within[points.inside(roi.outline_um)] = True
     return within

@@ -16,6 +16,7 @@ from wsiscore.errors import SlideError
 
 __all__ = [
     "DECODE_ERRORS",
+    "LARGEST_PIECE_PX",
     "UM_OF_UNIT",
     "VIRTUAL_STAIN",
     "Level",
@@ -24,10 +25,14 @@ __all__ = [
     "VirtualStain",
     "downsample",
     "on_white",
+    "refuse_too_large",
 ]
 
 Pixels = npt.NDArray[np.uint8]
 
+LARGEST_PIECE_PX = 12_000 * 12_000
+"""Most pixels that are decoded as one piece: a JPEG or PNG, a tile or strip of a TIFF, a chunk of a Zarr array."""
+_LARGEST_SLIDE_PX = 400_000_000_000  # 76 × 52 mm, the largest common glass, at 0.1 µm/px
 UM_OF_UNIT: dict[str, float] = {
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre", "\\u00B5m"), 1.0),
     **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-3),
@@ -44,8 +49,8 @@ DECODE_ERRORS = (
     TypeError,
     ValueError,
     struct.error,
-)  # what decoders raise on broken bytes; imagecodecs' and numcodecs' are RuntimeErrors
-
+)
+"""What decoders raise on broken bytes; those of imagecodecs and numcodecs are RuntimeErrors."""
 
 VIRTUAL_STAIN = "wsiscore/virtual-stain"
 """Namespace of the OME-XML annotation that holds the fields of `VirtualStain`."""
@@ -61,16 +66,16 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class VirtualStain:
-    """Where a picture that only looks stained comes from: a network painted it, from another slide.
+    """The origin of a virtual stain: a picture that a network generated from another slide.
 
     Parameters
     ----------
     model
-        Name of the model that painted it.
+        Name of the model that generated it.
     slide
-        Path of the slide it was painted from, where that lay then.
+        Path of the slide it was generated from, at that time.
     version
-        Of the model, as its card says.
+        Version of the model, from its card.
     weights_sha256
         Hexadecimal; None for a model without weights.
     """
@@ -82,12 +87,12 @@ class VirtualStain:
 
 
 class Reader(ABC):
-    """Pixels and metadata of one file; level 0 is the finest, and all levels share their top left corner."""
+    """Pixels and metadata of one file; level 0 is the finest, and all levels have the same top left corner."""
 
     format: str
     levels: tuple[Level, ...]
     mpp_xy: tuple[float, float] | None = None
-    """Micrometres per pixel in x and y as the file says, plausible or not; None if it does not say."""
+    """Micrometres per pixel in x and y as stated in the file, plausible or not; None if not stated."""
     origin_px: tuple[int, int] = (0, 0)
     virtual: VirtualStain | None = None
     properties: dict[str, str]
@@ -99,7 +104,7 @@ class Reader(ABC):
     @classmethod
     @abstractmethod
     def reads(cls, path: Path, head: bytes) -> bool:
-        """Tell whether this reader takes the file at `path`, which begins with `head` (empty for a folder)."""
+        """Return whether this reader takes the file at `path`, which begins with `head` (empty for a folder)."""
 
     @abstractmethod
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
@@ -123,6 +128,15 @@ class Reader(ABC):
         return SlideError(
             f"{self.path}: the pixels near x={x}, y={y} of level {level} cannot be decoded ({reason}); "
             "the file is damaged there, copy it again from the scanner"
+        )
+
+
+def refuse_too_large(path: Path, width: int, height: int) -> None:
+    """Raise a SlideError if a file states a size that no slide has."""
+    if width < 1 or height < 1 or width * height > _LARGEST_SLIDE_PX:
+        raise SlideError(
+            f"{path} claims {width} × {height} px; wanted at most {_LARGEST_SLIDE_PX // 10**9} gigapixels; "
+            "is it damaged?"
         )
 
 

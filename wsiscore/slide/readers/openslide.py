@@ -20,14 +20,14 @@ _VENDORS = {"mirax": "MIRAX", "dicom": "DICOM", "philips-tiff": "Philips TIFF"}
 
 
 class OpenSlideReader(Reader):
-    """A scanner's file, through OpenSlide; cropped to the scanned bounds where the format has them.
+    """A scanner's file, through OpenSlide, cropped to the scanned area where the format states it.
 
     A read on level k > 0 is placed to the nearest level-0 pixel, as OpenSlide takes whole numbers there.
     """
 
     @classmethod
     def reads(cls, path: Path, head: bytes) -> bool:
-        """Accept what OpenSlide recognises, but plain TIFF: tifffile finds more levels and resolutions there."""
+        """Accept what OpenSlide recognises, except generic TIFF, of which tifffile reads more."""
         return bool(head) and openslide.OpenSlide.detect_format(path) not in (None, "generic-tiff")
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +71,7 @@ class OpenSlideReader(Reader):
         try:
             picture = self._slide.read_region(at, level, (width, height))
         except openslide.OpenSlideError:
-            # After one error a handle refuses everything, in other threads too: what counts is a fresh one's answer.
+            # After one error a handle refuses all reads, also in other threads: try again with a new one.
             fresh = self._open()
             try:
                 picture = fresh.read_region(at, level, (width, height))
@@ -99,7 +99,7 @@ class OpenSlideReader(Reader):
 
 
 def _is_of_series(path: Path, series: bytes) -> bool:
-    """Tell whether a file is DICOM and of this series."""
+    """Return whether a file is DICOM and of this series."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     return head[128:132] == b"DICM" and series in head

@@ -16,6 +16,7 @@ from PIL import Image
 from wsiscore.errors import SlideError
 from wsiscore.slide.readers.base import (
     DECODE_ERRORS,
+    LARGEST_PIECE_PX,
     UM_OF_UNIT,
     VIRTUAL_STAIN,
     Level,
@@ -24,21 +25,23 @@ from wsiscore.slide.readers.base import (
     VirtualStain,
     downsample,
     on_white,
+    refuse_too_large,
 )
 
 __all__ = ["TiffReader", "UnsupportedTiffError"]
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # our errors say it, once
+_tifffile_log = logging.getLogger("tifffile")  # what matters of its messages is in our errors
+_tifffile_log.addHandler(logging.NullHandler())
+_tifffile_log.propagate = False
 
 _RGB, _YCBCR = tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR
 _JPEG, _APERIO_YCBCR = tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.APERIO_JP2000_YCBC
-_CACHE_BYTES = 64 << 20  # of decoded tiles: neighbouring reads share them
-_LARGEST_TILE_PX = 1 << 27  # a tile or strip is decoded as one piece
+_CACHE_BYTES = 128 << 20  # of decoded tiles, for neighbouring reads
 _UM_OF_TAG = {2: 25400.0, 3: 10000.0}  # ResolutionUnit inch, centimetre
 
 
 class UnsupportedTiffError(SlideError):
-    """A sound TIFF whose colours or compression are not read here."""
+    """A TIFF whose colours or compression are not supported here."""
 
 
 class TiffReader(Reader):
@@ -62,7 +65,7 @@ class TiffReader(Reader):
             sizes = [(page.imagewidth, page.imagelength) for page in self._pages]
             self.levels = tuple(Level(*size, downsample(sizes[0], size)) for size in sizes)
             height, width = _tile_shape(self._pages[0])
-            self._tile = functools.lru_cache(max(4, _CACHE_BYTES // (3 * height * width)))(self._decode)
+            self._tile = functools.lru_cache(max(1, _CACHE_BYTES // (3 * height * width)))(self._decode)
         except SlideError:
             self.close()
             raise
@@ -72,7 +75,7 @@ class TiffReader(Reader):
         self.format = "OME-TIFF" if self._tiff.is_ome else "TIFF"
         software = self._tiff.pages.first.software
         self.properties = {"vendor": software} if software else {}
-        self.virtual = _painted_by(self._tiff) if self._tiff.is_ome else None
+        self.virtual = _virtual_stain(self._tiff) if self._tiff.is_ome else None
 
     def _rgb_pages(self) -> list[Any]:
         """Return one page a level of the largest RGB series, with all that reading needs loaded."""
@@ -89,16 +92,21 @@ class TiffReader(Reader):
             coding, colours = page.compression, page.photometric
             if coding not in tifffile.TIFF.DECOMPRESSORS:
                 raise UnsupportedTiffError(
-                    f"{self.path} is compressed in a way (TIFF {int(coding)}) that is not read here; "
+                    f"{self.path} is compressed in a way (TIFF {int(coding)}) that is not supported; "
                     "save it with JPEG, LZW or deflate"
                 )
             if (colours != _RGB and (colours, coding) != (_YCBCR, _JPEG)) or coding == _APERIO_YCBCR:
                 raise UnsupportedTiffError(f"{self.path} holds {colours!s} colours; wanted 8-bit RGB")
+            refuse_too_large(self.path, page.imagewidth, page.imagelength)
             height, width = _tile_shape(page)
-            if not 0 < height * width <= _LARGEST_TILE_PX:
+            if not 0 < height * width <= LARGEST_PIECE_PX:
                 raise SlideError(f"{self.path} stores {width} × {height} px in one piece; save it as a tiled TIFF")
             if max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))) > size:
                 raise SlideError(f"{self.path} is cut short at {size} bytes; copy it again")
+            if not any(page.databytecounts):
+                raise SlideError(
+                    f"{self.path} claims {page.imagewidth} × {page.imagelength} px but stores none of them"
+                )
         return pages
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
@@ -162,7 +170,7 @@ def _opaque(pixels: Pixels) -> Pixels:
 
 
 def _stated_mpp(tiff: tifffile.TiffFile, page: Any) -> tuple[float, float] | None:
-    """Return what the OME-XML, else the resolution tags (in ImageJ's unit where it wrote them), say."""
+    """Return (x, y) in µm per pixel from the OME-XML, else from the resolution tags (ImageJ has its own unit)."""
     if tiff.is_ome:
         for pixels in ElementTree.fromstring(str(tiff.ome_metadata)).iterfind(".//{*}Pixels"):
             x = pixels.get("PhysicalSizeX")
@@ -177,8 +185,8 @@ def _stated_mpp(tiff: tifffile.TiffFile, page: Any) -> tuple[float, float] | Non
     return (unit * per_x / across, unit * per_y / down) if unit and across and down else None
 
 
-def _painted_by(tiff: tifffile.TiffFile) -> VirtualStain | None:
-    """Return what the OME-XML says of the model that painted this, or None if it says nothing of the sort."""
+def _virtual_stain(tiff: tifffile.TiffFile) -> VirtualStain | None:
+    """Return the model and the slide in the OME-XML of a virtual stain; None for any other image."""
     for note in ElementTree.fromstring(str(tiff.ome_metadata)).iterfind(".//{*}MapAnnotation"):
         if note.get("Namespace") == VIRTUAL_STAIN:
             entries = {str(entry.get("K")): entry.text or "" for entry in note.iterfind(".//{*}M")}
