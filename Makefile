@@ -1,13 +1,16 @@
 # make demo      score the sample slides
 # make test      run the tests
+# make fuzz      try the properties with new examples, for MINUTES=60
+# make chaos     kill, crowd and damage runs, and compare what they leave
 # make lint      check style and types
 # make samples   render the sample slides anew
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= wsiscore-out
+MINUTES ?= 60
 
-.PHONY: demo test lint samples clean
+.PHONY: demo test fuzz chaos lint samples clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -16,6 +19,13 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.installed
+	end=$$(($$(date +%s) + 60 * $(MINUTES))); while [ $$(date +%s) -lt $$end ]; do \
+	  $(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz || exit 1; done
+
+chaos: $(VENV)/.installed
+	$(BIN)/python benchmarks/chaos.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

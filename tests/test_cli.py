@@ -48,7 +48,7 @@ def test_every_file_is_there_and_says_the_same(scored: tuple[Path, dict[str, str
     (roi,) = score["by_roi"].values()
     assert roi == {key: score[key] for key in roi}
     cells = pq.read_table(folder / "cells.parquet").to_pydict()
-    assert list(cells) == ["x_um", "y_um", "class", "confidence", "positivity", "dab_od", "roi"]
+    assert list(cells) == ["x_um", "y_um", "class", "confidence", "positivity", "dab_od", "roi", "kind"]
     assert cells["class"].count("positive") == score["positive"]
     assert len(json.loads((folder / "cells.geojson").read_text())["features"]) == len(cells["x_um"])
     assert list(csv.DictReader(io.StringIO((out / "scores.csv").read_text()))) == [row]
@@ -167,29 +167,6 @@ def test_info(rendered: Path, scored: tuple[Path, dict[str, str]]) -> None:
     slide, mosaic = rows(done)
     assert (slide["format"], slide["mpp"], slide["width_px"]) == ("Aperio", "0.25", "1800")
     assert mosaic["model"] == "hdab"
-
-
-def test_a_cluster_gives_the_same_table(rendered: Path, scored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
-    from distributed import LocalCluster
-
-    (tmp_path / "note.svs").write_text("no slide")
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-        done = run(
-            "score",
-            tmp_path / "note.svs",
-            rendered,
-            "--model",
-            "hdab",
-            "--cluster",
-            cluster.scheduler_address,
-            "-o",
-            tmp_path / "out",
-        )
-    assert done.exit_code == 1
-    broken, whole = rows(done)
-    assert broken["call"].startswith("error: ")
-    assert broken["model"] == "hdab"
-    assert whole == scored[1]
 
 
 def test_no_cluster_says_so(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,12 @@ The public names are loaded when they are first used, so that ``import wsiscore`
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # as in `typing`, which takes a while to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from wsiscore.cells.find import find_cells
     from wsiscore.cells.table import Cells
     from wsiscore.errors import WsiscoreError
@@ -68,4 +68,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

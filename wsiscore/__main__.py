@@ -10,8 +10,8 @@ __all__ = ["run"]
 
 def run() -> None:
     """Run the command line; what ends it early is one line, from its first import on."""
-    _open_standard_streams()
     try:
+        _open_standard_streams()
         from wsiscore.cli import main
 
         main()

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from wsiscore.errors import WsiscoreError
 from wsiscore.files import locked, one_line, remove_parts
 from wsiscore.pipeline.cases import pool_cases
 from wsiscore.pipeline.engine import Engine
@@ -42,7 +41,7 @@ def score_slides(jobs: Iterable[tuple[Path, ScoreOptions]], engine: Engine) -> I
     engine
         What runs the jobs, one a slide. What is wrong with a slide is in its entry.
     """
-    own = ((path, _anywhere(path, options, engine)) for path, options in _once(jobs))
+    own = ((path.absolute(), _anywhere(path, options, engine)) for path, options in _once(jobs))
     return engine.map(partial(_score_job, progress=engine.local), own, _lost)
 
 
@@ -78,9 +77,9 @@ def _score_job(job: tuple[Path, ScoreOptions], *, progress: bool) -> tuple[Path,
     return options.out or out_of(path, options), try_score(path, options, progress=progress)
 
 
-def _lost(job: tuple[Path, ScoreOptions], reason: str) -> tuple[Path, Entry]:
+def _lost(job: tuple[Path, ScoreOptions], error: Exception) -> tuple[Path, Entry]:
     path, options = job
-    return options.out or out_of(path, options), failed(path, options, WsiscoreError(reason))
+    return options.out or out_of(path, options), failed(path, options, error)
 
 
 def write_cohort(out: Path, entries: Sequence[Entry] = ()) -> list[Entry]:

@@ -1,7 +1,8 @@
 """How the slides of a run are worked on: one after the other, by local processes, or over a dask cluster.
 
 Each engine gives the same results in the same order. A job whose process dies is tried again, and then is one lost
-job: `lost` makes its result, and the others go on.
+job: `lost` makes its result, and the others go on. If a dask scheduler or all workers go away for good, so are all jobs
+that have no result yet.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import logging
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from wsiscore import __version__
@@ -23,6 +25,7 @@ __all__ = ["Dask", "Engine", "Processes", "Serial", "open_engine"]
 _ANSWERS_WITHIN = "10s"  # a scheduler that is there
 _POLL_S = 2.0
 _PATIENCE_S = 60.0  # without any worker
+_NO_SCHEDULER = "the cluster's scheduler went away; start it and give the same command again"
 _AHEAD = 2  # jobs a process has waiting, so that an endless pipe is not read to its end first
 
 _log = logging.getLogger("wsiscore")
@@ -38,7 +41,7 @@ class Engine(Protocol):
     """Whether jobs run in this process, and may show progress on its terminal."""
 
     def map(
-        self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, str], Result]
+        self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, Exception], Result]
     ) -> Iterator[Result]:
         """Yield `function` of each job, in the order given, each as soon as it and those before it are done.
 
@@ -47,7 +50,8 @@ class Engine(Protocol):
         function, jobs
             Both can be pickled.
         lost
-            Makes the result of a job whose process died, from the job and the reason.
+            Makes the result of a job that has none, from the job and the reason: a WsiscoreError if the process died
+            or the cluster went away, else what was raised.
         """
 
 
@@ -57,7 +61,7 @@ class Serial:
     local = True
 
     def map(
-        self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, str], Result]
+        self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, Exception], Result]
     ) -> Iterator[Result]:
         """Yield `function` of each job, as `Engine.map`; none is lost without this process."""
         del lost
@@ -79,7 +83,7 @@ class Processes:
         self.n = n
 
     def map(
-        self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, str], Result]
+        self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, Exception], Result]
     ) -> Iterator[Result]:
         """Yield `function` of each job, as `Engine.map`."""
         todo, pending = iter(jobs), deque[Job]()
@@ -110,12 +114,12 @@ class Processes:
                 pending.popleft()
                 yield result
 
-    def _alone(self, function: Callable[[Job], Result], job: Job, lost: Callable[[Job, str], Result]) -> Result:
+    def _alone(self, function: Callable[[Job], Result], job: Job, lost: Callable[[Job, Exception], Result]) -> Result:
         try:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
                 return executor.submit(function, job).result()
         except BrokenProcessPool:
-            return lost(job, "its process died twice, perhaps for want of memory")
+            return lost(job, WsiscoreError("its process died twice, perhaps for want of memory"))
 
 
 class Dask:
@@ -136,60 +140,102 @@ class Dask:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._gone: WsiscoreError | None = None  # why no job can have a result any more
+        address = client.scheduler.address
         try:
-            client.wait_for_workers(1, timeout=_POLL_S)
+            self._wait_for_a_worker(address)
+            versions = client.run(_version, on_error="return")
+        except (OSError, CancelledError) as error:
+            raise WsiscoreError(f"the dask scheduler at {address} went away ({error}); start it again") from error
+        for worker, version in versions.items():
+            if version != __version__:
+                found = f"has no wsiscore ({version})" if isinstance(version, Exception) else f"has wsiscore {version}"
+                raise WsiscoreError(f"the worker {worker} {found}, wanted {__version__}; install the same everywhere")
+
+    def _wait_for_a_worker(self, address: str) -> None:
+        try:
+            self._client.wait_for_workers(1, timeout=_POLL_S)
         except TimeoutError:
             _log.warning("the cluster has no worker yet; waiting for one (start it with `dask worker`)")
             try:
-                client.wait_for_workers(1, timeout=_PATIENCE_S)
+                self._client.wait_for_workers(1, timeout=_PATIENCE_S)
             except TimeoutError as error:
                 raise WsiscoreError(
-                    f"no worker came to {client.scheduler.address} in {_PATIENCE_S:g} s; start one with `dask worker`"
+                    f"no worker came to {address} in {_PATIENCE_S:g} s; start one with `dask worker {address}`"
                 ) from error
-        for worker, version in client.run(_version).items():
-            if version != __version__:
-                raise WsiscoreError(
-                    f"the worker {worker} has wsiscore {version}, wanted {__version__}; install the same everywhere"
-                )
 
     def map(
-        self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, str], Result]
+        self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, Exception], Result]
     ) -> Iterator[Result]:
         """Yield `function` of each job, as `Engine.map`; dask itself tries one again whose worker died."""
-        begun = [(job, self._client.submit(_checked, function, job, __version__, pure=False)) for job in jobs]
-        for job, task in begun:
-            try:
-                result = self._result(task)
-            except _LostError as error:
-                yield lost(job, str(error))
-            else:
-                task.release()
-                yield result
-
-    def _result(self, task: Any) -> Any:
-        from distributed.comm.core import CommClosedError
         from distributed.scheduler import KilledWorker
 
-        without_workers = 0.0
-        while True:
+        begun = deque((job, *self._submit(function, job)) for job in jobs)
+        while begun:
+            job, task, future = begun.popleft()
+            others = [(each, its) for _, each, its in begun]
             try:
-                return task.result(timeout=_POLL_S)
-            except KilledWorker as error:
-                raise _LostError("each worker that tried it died, perhaps for want of memory") from error
-            except WsiscoreError as error:
-                raise _LostError(str(error)) from error
-            except (CancelledError, CommClosedError) as error:
-                raise _LostError("the cluster's scheduler went away") from error
-            except TimeoutError:
-                if self._client.status != "running":
-                    raise _LostError("the cluster's scheduler went away") from None
-                without_workers = 0.0 if self._client.nthreads() else without_workers + _POLL_S
-                if without_workers > _PATIENCE_S:
-                    raise _LostError("the cluster has no worker left") from None
+                try:
+                    result = self._result(future, [task, *(each for each, _ in others)])
+                except (
+                    KilledWorker,
+                    CancelledError,
+                ):  # dask blames all jobs of a worker that dies: try it again, alone
+                    self._settle(others)
+                    task, future = self._submit(function, job)
+                    result = self._result(future, [task])
+            except (KilledWorker, CancelledError):
+                yield lost(job, WsiscoreError("each worker that tried it died, perhaps for want of memory"))
+            except Exception as error:  # noqa: BLE001 - what a worker raises is the job's, and must not end the others
+                yield lost(job, error)
+            else:
+                yield result
+
+    def _settle(self, begun: Sequence[tuple[Any, Future[Any]]]) -> None:
+        """Wait until tasks have ended, however."""
+        for number, (_, future) in enumerate(begun):
+            with suppress(Exception):  # at its own turn
+                self._result(future, [task for task, _ in begun[number:]])
+
+    def _submit(self, function: Callable[[Job], Result], job: Job) -> tuple[Any, Future[Result]]:
+        """Return the task of a job, and a future with its result here, which no lost worker takes away again."""
+        task, future = self._client.submit(_checked, function, job, __version__, pure=False), Future[Result]()
+        task.add_done_callback(partial(_hand_over, future))
+        return task, future
+
+    def _result(self, future: Future[Result], tasks: Sequence[Any]) -> Result:
+        """Return the result of the first of `tasks`; WsiscoreError if it can have none."""
+        without_workers = 0.0
+        while self._gone is None and not wait([future], timeout=_POLL_S).done:
+            workers = self._workers()
+            if not workers and not without_workers:
+                _log.warning("the cluster has no worker left; waiting for one")
+            without_workers = 0.0 if workers else without_workers + _POLL_S
+            if without_workers > _PATIENCE_S:
+                self._gone = WsiscoreError(f"the cluster had no worker for {_PATIENCE_S:g} s; start one, and try again")
+                with suppress(OSError, CancelledError):  # so that a worker that comes later does not begin them
+                    self._client.cancel(list(tasks))
+        if future.done() and isinstance(future.exception(), CancelledError) and self._gone is None:
+            self._workers()  # it is cancelled with its scheduler, or because the worker that held its result died
+        if self._gone and (not future.done() or isinstance(future.exception(), CancelledError)):
+            raise self._gone
+        return future.result()
+
+    def _workers(self) -> int:
+        """Return the number of workers; without a scheduler, note that it is gone."""
+        with suppress(OSError, CancelledError):
+            if self._client.status == "running":
+                return len(self._client.nthreads())
+        self._gone = WsiscoreError(_NO_SCHEDULER)
+        return 0
 
 
-class _LostError(Exception):
-    """A job has no result; the text says why."""
+def _hand_over(future: Future[Any], task: Any) -> None:
+    """Give what a dask task has ended with to a future."""
+    try:
+        future.set_result(task.result())
+    except Exception as error:  # noqa: BLE001 - as it was raised on the worker; CancelledError without a scheduler
+        future.set_exception(error)
 
 
 def _version() -> str:
@@ -237,5 +283,6 @@ def open_engine(cluster: str | None) -> Iterator[Engine]:
         raise WsiscoreError(
             f"no dask scheduler answers at {cluster} ({error}); start one with `dask scheduler`"
         ) from error
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is in the rows, in one line each
     with client:
         yield Dask(client)
