@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from wsiscore.errors import WsiscoreError
 from wsiscore.files import locked, one_line, remove_parts
 from wsiscore.pipeline.cases import pool_cases
 from wsiscore.pipeline.engine import Engine
