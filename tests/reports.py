@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,7 @@ from wsiscore.analysis.analyse import analyse
 from wsiscore.cells.table import Cells
 from wsiscore.regions import Roi
 from wsiscore.report.pages.slide import write_report
-from wsiscore.report.result import Entry, Result
+from wsiscore.report.result import CaseResult, Entry, Result
 from wsiscore.report.writers import COHORT_WRITERS
 from wsiscore.score import SlideScore, Tally, score_cells
 from wsiscore.slide.readers.base import VirtualStain
@@ -75,10 +77,10 @@ def report_of(slide: Slide, cells: Cells, path: Path, **values: Any) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def index_of(entries: Sequence[Entry], path: Path) -> str:
+def index_of(entries: Sequence[Entry], path: Path, cases: Sequence[CaseResult] = ()) -> str:
     """Return the page of a cohort."""
     (writer,) = (each for each in COHORT_WRITERS if each.name == "index.html")
-    writer.write(path, entries)
+    writer.write(path, entries, cases)
     return path.read_text(encoding="utf-8")
 
 
@@ -93,6 +95,19 @@ def entries(name: str = "slide") -> list[Entry]:
     ]
 
 
+def without_own_script(document: str) -> str:
+    """Return a page without the script that its policy allows by its hash; no other may run."""
+    policy = re.search(r"script-src ([^\"]*)", document)
+    if policy is None:
+        return document
+    (code,) = re.findall(r"<script>(.*?)</script>", document, re.S)
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert policy[1] == f"'sha256-{digest}'"
+    return document.replace(f"<script>{code}</script>", "")
+
+
 def words(document: str) -> str:
     """Return what a reader sees, on one line."""
-    return " ".join(html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", " ", document, flags=re.S)).split())
+    return " ".join(
+        html.unescape(re.sub(r"<style>.*?</style>|<script>.*?</script>|<[^>]*>", " ", document, flags=re.S)).split()
+    )

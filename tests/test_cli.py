@@ -39,14 +39,16 @@ def test_every_file_is_there_and_says_the_same(scored: tuple[Path, dict[str, str
     out, row = scored
     folder = out / "rendered"
     files = {"tiles.json", "mosaic.ome.zarr", "cells.parquet", "score.json", "cells.geojson", "run.json"}
-    assert {path.name for path in folder.iterdir()} == files | {"overlay.jpg", "report.html"}
+    assert {path.name for path in folder.iterdir()} == files | {
+        "overlay.jpg", "regions.geojson", "report.html", "thumbnail.jpg"
+    }  # fmt: skip
     score = json.loads((folder / "score.json").read_text())
     assert f"{score['ki67_index']:.1f}" == row["ki67_index"]
     assert sum(roi["positive"] for roi in score["by_roi"].values()) == score["positive"] == int(row["positive"])
     (roi,) = score["by_roi"].values()
     assert roi == {key: score[key] for key in roi}
     cells = pq.read_table(folder / "cells.parquet").to_pydict()
-    assert list(cells) == ["x_um", "y_um", "class", "confidence", "positivity", "dab_od", "roi"]
+    assert list(cells) == ["x_um", "y_um", "class", "confidence", "positivity", "dab_od", "roi", "kind"]
     assert cells["class"].count("positive") == score["positive"]
     assert len(json.loads((folder / "cells.geojson").read_text())["features"]) == len(cells["x_um"])
     assert list(csv.DictReader(io.StringIO((out / "scores.csv").read_text()))) == [row]

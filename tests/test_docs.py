@@ -52,6 +52,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with all that the commands speak of; they run in it one after the other."""
     folder = tmp_path_factory.mktemp("desk")
     (folder / "clinical.csv").write_text("slide,ki67\nlow,10\n")
+    (folder / "slides.csv").write_text("path,case,specimen\nslides/low.svs,A,biopsy\n")
     render_slide(folder / "slides", "low", index=6, width_px=1200, height_px=1200)
     for name in ("ihc", "virtual", "masks", "found-masks"):  # one field each, as a stain and as a mask of classes
         (folder / name).mkdir()

@@ -1,14 +1,17 @@
 """What a run finished stands, with its record, until another has finished."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from wsiscore.errors import MosaicError
+from wsiscore.errors import MosaicError, SlideError
 from wsiscore.models.card import Measurement, read_card
 from wsiscore.models.store import find_model, write_model
+from wsiscore.mosaic import Mosaic
 from wsiscore.pipeline.options import ScoreOptions
 from wsiscore.pipeline.steps import score_slide
 
@@ -51,3 +54,52 @@ def test_the_record_quotes_the_card_where_it_was_followed(rendered: Path, tmp_pa
         record = json.loads((tmp_path / "rendered" / "run.json").read_text(encoding="utf-8"))
         assert record["model"]["index_errors"] == quoted
     assert known
+
+
+def _box(path: Path, left: int, right: int) -> Path:
+    square = [[left, 200], [right, 200], [right, 1400], [left, 1400], [left, 200]]
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [square]}))
+    return path
+
+
+def test_other_regions_keep_the_finished_tiles(rendered: Path, tmp_path: Path) -> None:
+    """First the left half, then the right: what was written for the left stays, byte for byte, and can be scored."""
+    left, right = _box(tmp_path / "left.geojson", 200, 600), _box(tmp_path / "right.geojson", 400, 1600)
+    settings = ScoreOptions(model="hdab", out=tmp_path / "out", tile_px=256)
+    before = score_slide(rendered, replace(settings, roi=left))
+    mosaic = Mosaic.open(tmp_path / "out" / "rendered" / "mosaic.ome.zarr")
+    listed = set(mosaic.tiles.tiles)
+    maps = {place: mosaic.read(*_where(mosaic, place)) for place in listed}
+    score_slide(rendered, replace(settings, roi=right))
+    grown = Mosaic.open(mosaic.path)
+    assert grown.complete
+    assert set(grown.tiles.tiles) > listed
+    for place, was in maps.items():
+        assert np.array_equal(grown.read(*_where(grown, place)), was)
+    assert [roi.outline_um.bounds for roi in grown.tiles.rois] == [(100, 50, 400, 350)]
+    again = score_slide(rendered, replace(settings, roi=left))
+    assert again == before
+    assert set(Mosaic.open(mosaic.path).tiles.tiles) == set(grown.tiles.tiles)
+
+
+def _where(mosaic: Mosaic, place: tuple[int, int]) -> tuple[int, int, int, int]:
+    at = mosaic.grid.tile(*place).write
+    return at.x, at.y, at.width, at.height
+
+
+def test_a_moved_slide_is_recognised_by_its_hash(rendered: Path, tmp_path: Path) -> None:
+    settings = ScoreOptions(model="hdab", out=tmp_path / "out")
+    (tmp_path / "new").mkdir()
+    old = tmp_path / rendered.name
+    shutil.copy(rendered, old)
+    shutil.copy(rendered.with_suffix(".geojson"), old.with_suffix(".geojson"))
+    before = score_slide(old, settings)
+    new, roi = (path.rename(tmp_path / "new" / path.name) for path in (old, old.with_suffix(".geojson")))
+    with pytest.raises(SlideError, match="say where it is with --slide"):
+        score_slide(tmp_path / "out" / "rendered" / "mosaic.ome.zarr", replace(settings, model=None))
+    mosaic = tmp_path / "out" / "rendered" / "mosaic.ome.zarr"
+    by_mosaic = score_slide(mosaic, replace(settings, model=None, slide=new))
+    assert by_mosaic == replace(before, path=str(new))
+    assert score_slide(new, settings) == by_mosaic
+    assert roi.exists()
+    assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == ["rendered"]

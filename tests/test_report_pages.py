@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
-from reports import HOSTILE, RUN, VIRTUAL, entries, index_of, report_of, scattered, whole_roi, words
+from reports import HOSTILE, RUN, VIRTUAL, entries, index_of, report_of, scattered, whole_roi, without_own_script, words
 
 from wsiscore.report.pages.rendering import write_page
 from wsiscore.report.pages.slide import whole_percent
@@ -94,7 +94,7 @@ def test_hostile_names_are_only_text(tmp_path, slide):
     listed = [Entry(HOSTILE, None, HOSTILE, HOSTILE), *(Entry(HOSTILE, score, folder=HOSTILE) for score in scores)]
     index = index_of(listed, tmp_path / "index.html")
     for document in (report, index):
-        assert "<script" not in document
+        assert "<script" not in without_own_script(document)
         assert "alert(1)" in words(document)
         assert "{{ 7 * 7 }}" in words(document)
     assert 'href="a%3Cscript%3E' in index
@@ -164,7 +164,7 @@ def test_pages_need_nothing_but_themselves(tmp_path, slide):
     report = report_of(slide, scattered(600), tmp_path / "report.html")
     for document in (report, index_of(entries(), tmp_path / "index.html")):
         assert "://" not in document.replace(f"/slides/{HOSTILE}", "")
-        assert "<script" not in document
+        assert "<script" not in without_own_script(document)
         assert '<html lang="en">' in document
         for address in addresses(document):
             assert address.startswith(("data:image/jpeg;base64,", "#", "slide/")), address[:80]

@@ -12,7 +12,9 @@ from shapely import MultiPolygon, Polygon
 
 from wsiscore.errors import RoiError
 from wsiscore.regions import Roi
-from wsiscore.roi.annotations import clip_rois, outlines_geojson, read_rois, roi_file_beside
+from wsiscore.roi.annotations import clip_rois, read_rois
+from wsiscore.roi.beside import roi_file_beside
+from wsiscore.roi.geojson import outlines_geojson
 
 
 @given(outlines=st.lists(outlines_um(), min_size=1, max_size=3), mpp=st.floats(0.1, 4))

@@ -60,12 +60,12 @@ def test_the_page_of_a_cohort_links_to_files_of_the_list(tmp_path):
 @pytest.mark.parametrize("writer", [*WRITERS, *COHORT_WRITERS], ids=lambda writer: writer.name)
 def test_what_cannot_be_written_is_one_line(tmp_path, slide, writer):
     (tmp_path / "file").write_text("")
-    made_of = result_of(slide, scattered(3), rois=[whole_roi()]) if isinstance(writer, Writer) else entries()
+    made_of = (result_of(slide, scattered(3), rois=[whole_roi()]),) if isinstance(writer, Writer) else (entries(), [])
     with pytest.raises(OutputError, match=r"cannot write .*; free space there or choose another folder with -o"):
-        writer.write(tmp_path / "file" / writer.name, made_of)
+        writer.write(tmp_path / "file" / writer.name, *made_of)
 
 
-@pytest.mark.parametrize("name", [*(writer.name for writer in COHORT_WRITERS), "Index.HTML"])
+@pytest.mark.parametrize("name", [*(writer.name for writer in COHORT_WRITERS), "Index.HTML", "cases"])
 def test_no_slide_takes_the_name_of_a_file_of_the_cohort(tmp_path, slide, name):
     given = (tmp_path / "slide.png").rename(tmp_path / f"{name}.png")
     folders = []

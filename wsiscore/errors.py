@@ -9,6 +9,7 @@
     ├── ModelError (ValueError)         a model is unknown, broken, or of another family
     ├── MosaicError (ValueError)        a mosaic or tile list is unfinished, stale or foreign
     │   └── DamagedMosaicError          chunks of it are missing or have the wrong checksum
+    ├── ManifestError (ValueError)      a manifest of slides cannot be used
     ├── TruthError (ValueError)         predictions and what they are measured against do not go together
     └── OutputError (OSError)           a result cannot be written
 
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "DamagedMosaicError",
+    "ManifestError",
     "ModelError",
     "MosaicError",
     "OutputError",
@@ -74,6 +76,10 @@ class DamagedMosaicError(MosaicError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class ManifestError(WsiscoreError, ValueError):
+    """A manifest of slides cannot be read, or a field of it cannot be used."""
 
 
 class TruthError(WsiscoreError, ValueError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
@@ -162,7 +163,8 @@ class Mosaic:
     ) -> Self | None:
         """Open the mosaic at `path` for writing, if it was started in just this way; None if there is none.
 
-        A finished one that holds more maps than are wanted serves as well. What a killed process left of the layout of
+        One of other regions on the same grid keeps its finished tiles, and lists them and the new ones. A finished one
+        that holds more maps than are wanted serves as well. What a killed process left of the layout of
         a mosaic is removed, and so is an unfinished or partly unreadable one of another file at the slide's path.
 
         Parameters
@@ -188,10 +190,8 @@ class Mosaic:
             refuse_other(found.path, found.about, meta, complete=found.complete)
             for part in path.rglob("*.partial"):  # what a killed process was writing
                 part.unlink(missing_ok=True)
-            if found.about["tiles"]["slide"] != meta["tiles"]["slide"]:  # the slide was moved
-                found.about["tiles"]["slide"] = meta["tiles"]["slide"]
-                found._group.attrs["wsiscore"] = found.about
-                found.tiles = TileList.from_json(found.about["tiles"], str(path))
+            if found.about["tiles"] != meta["tiles"]:  # the slide was moved, or has other regions
+                found._list(tiles, channels)
         except OSError as error:
             raise OutputError(
                 f"cannot write {path} ({error.strerror or error}); choose another folder with -o"
@@ -207,6 +207,18 @@ class Mosaic:
             if not path.is_dir() or not {child.name for child in path.iterdir()} <= _OWN_NAMES:
                 raise
             return None
+
+    def _list(self, tiles: TileList, channels: Sequence[str]) -> None:
+        """List the tiles of other regions; those that are done stay."""
+        states = self.states()
+        done = {place for place in self.tiles.tiles if states[place] != TileState.TO_DO}
+        if set(tiles.tiles) - done:
+            if list(channels) != list(self.channels):
+                raise MosaicError(f"{self.path} holds more maps; add its regions with --maps all, or choose another -o")
+            self._group.attrs["complete"] = False
+        self.tiles = replace(tiles, tiles=tuple(sorted(done | set(tiles.tiles))))
+        self.about["tiles"] = self.tiles.to_json()
+        self._group.attrs["wsiscore"] = self.about
 
     def _is_worthless(self, identity: Identity) -> bool:
         """Return whether it is of another file than the slide is now, and not a whole result of that."""

@@ -196,9 +196,9 @@ def refuse_other(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
 
 
 def _comparable(key: str, value: Any) -> Any:
-    """Return what of a metadata value decides the maps: not where the slide lies or where its regions are from."""
+    """Return what of a metadata value decides the maps: the resolution and the grid, but not which tiles are listed."""
     if key == "tiles" and isinstance(value, dict):
-        return {name: part for name, part in value.items() if name not in ("slide", "roi_source")}
+        return {name: value.get(name) for name in ("slide_mpp", "grid")}
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import shapely
 from shapely import MultiPolygon, Polygon
 
-__all__ = ["PointIndex", "Region", "Roi"]
+__all__ = ["PointIndex", "Region", "Roi", "scored"]
 
 _SAME_SCALE = 1e-9  # relative: scales closer than this are one scale
 _WHOLE_PIXEL = 1e-6  # pixels: an edge this close to a whole pixel is on it
@@ -129,15 +130,26 @@ class Roi:
         Its name in the report; unique within a slide.
     outline_um
         Valid polygon or multipolygon, with holes, in micrometres from the slide's top left.
+    class_name
+        Class of the annotation; empty if it has none.
+    excluded
+        Whether cells inside are not counted.
     """
 
     name: str
     outline_um: Polygon | MultiPolygon
+    class_name: str = ""
+    excluded: bool = False
 
     @property
     def area_mm2(self) -> float:
         """Area without its holes, in mm²."""
         return float(self.outline_um.area) / 1e6
+
+
+def scored(rois: Iterable[Roi]) -> list[Roi]:
+    """Return the ROIs in which cells are counted."""
+    return [roi for roi in rois if not roi.excluded]
 
 
 class PointIndex:

@@ -15,7 +15,7 @@ from wsiscore.analysis.flags import UNSUITABLE, flag_sentence, join_flags, split
 from wsiscore.analysis.intervals import COUNTING, ModelError, Sampling, conformal, p_at_or_above, score_interval
 from wsiscore.cells.table import Cells
 from wsiscore.errors import RoiError
-from wsiscore.regions import PointIndex, Roi
+from wsiscore.regions import PointIndex, Roi, scored
 from wsiscore.slide.readers.base import VirtualStain
 
 __all__ = [
@@ -114,6 +114,14 @@ class SlideScore:
         How much the index varies between blocks of tissue; None if the area is too small to know.
     model_error
         How far off the model's index may be; None if that is not known.
+    excluded
+        Class of annotations that are not scored to the area that they take off the regions, in mm².
+    path
+        The slide's file.
+    sha256
+        Its content.
+    case
+        Case that it belongs to.
     n_other
         Nuclei that were found and left out, as other than the tumour's.
     """
@@ -127,7 +135,16 @@ class SlideScore:
     flags: tuple[str, ...] = ()
     sampling: Sampling | None = None
     model_error: ModelError | None = None
+    excluded: dict[str, float] = field(default_factory=dict)
+    path: str = ""
+    sha256: str = ""
+    case: str = ""
     n_other: int = 0
+
+    @property
+    def excluded_mm2(self) -> float:
+        """Area that was taken off the regions, in mm²."""
+        return math.fsum(self.excluded.values())
 
     @property
     def decision(self) -> Decision:
@@ -240,7 +257,8 @@ def score_cells(
     cells
         Positions in micrometres from the slide's top left.
     rois
-        Where they were looked for; a cell outside all of them is not counted.
+        Where cells are counted; those that are excluded have been cut out of the others, as
+        `wsiscore.roi.classes.subtract` does.
     slide, model
         Names for the result.
     cutoff
@@ -270,6 +288,12 @@ def score_cells(
         raise ValueError(f"the cutoff is a percentage between 0 and 100, got {cutoff}")
     if len({roi.name for roi in rois}) < len(rois):
         raise RoiError("two ROIs share a name; rename one, so that the report can tell them apart")
+    excluded: dict[str, float] = {}
+    for roi in rois:
+        if roi.excluded:
+            name = roi.class_name or roi.name
+            excluded[name] = excluded.get(name, 0.0) + roi.area_mm2
+    rois = scored(rois)
     points, positive = PointIndex(cells.x_um, cells.y_um), cells.positive
     if unread_um is not None:
         shapely.prepare(unread_um)
@@ -286,7 +310,15 @@ def score_cells(
     union = shapely.disjoint_subset_union_all([roi.outline_um for roi in rois])  # fast where ROIs are apart
     varies = sampling(block_sizes(cells.select(points.inside(union))))
     score = SlideScore(
-        slide, model, tally(union), by_roi, cutoff, virtual, sampling=varies, model_error=conformal(index_errors)
+        slide,
+        model,
+        tally(union),
+        by_roi,
+        cutoff,
+        virtual,
+        sampling=varies,
+        model_error=conformal(index_errors),
+        excluded=excluded,
     )
     return with_flags(score, flags)
 

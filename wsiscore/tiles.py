@@ -132,7 +132,7 @@ class TileGrid:
             Least fraction of the core inside the ROIs, in [0, 1]. At 0 every tile that contains a part of a ROI is
             listed, so that the tiles together cover the ROIs.
         """
-        parts = shapely.get_parts([roi.outline_um for roi in rois])
+        parts = shapely.get_parts([roi.outline_um for roi in rois if not roi.excluded])
         if not len(parts := parts[~shapely.is_empty(parts)]):
             return []
         side = self.core_px * self.mpp
@@ -287,13 +287,29 @@ class TileList:
 
 
 def rois_to_json(rois: Sequence[Roi]) -> list[dict[str, Any]]:
-    """Return ROIs as a list of {"name", "outline_um": GeoJSON geometry in micrometres}."""
-    return [{"name": roi.name, "outline_um": mapping(roi.outline_um)} for roi in rois]
+    """Return ROIs as a list of {"name", "outline_um": GeoJSON geometry in micrometres}.
+
+    One with a class has ``class`` too, and one that is not scored ``excluded``.
+    """
+    return [
+        {"name": roi.name, "outline_um": mapping(roi.outline_um)}
+        | ({"class": roi.class_name} if roi.class_name else {})
+        | ({"excluded": True} if roi.excluded else {})
+        for roi in rois
+    ]
 
 
 def rois_from_json(values: Sequence[dict[str, Any]]) -> list[Roi]:
     """Return what `rois_to_json` was given; RoiError if an outline is no polygon."""
-    rois = [Roi(str(value["name"]), shape(value["outline_um"])) for value in values]
+    rois = [
+        Roi(
+            str(value["name"]),
+            shape(value["outline_um"]),
+            str(value.get("class", "")),
+            excluded=bool(value.get("excluded", False)),
+        )
+        for value in values
+    ]
     for roi in rois:
         if roi.outline_um.geom_type not in ("Polygon", "MultiPolygon"):
             raise RoiError(f"ROI {roi.name!r} is a {roi.outline_um.geom_type}, wanted a polygon")

@@ -8,7 +8,7 @@ from wsiscore.cells.rules import BLOCK_PX, KINDS, Rules
 from wsiscore.cells.table import Cells
 from wsiscore.errors import MosaicError
 from wsiscore.mosaic import Mosaic
-from wsiscore.regions import Roi
+from wsiscore.regions import Roi, scored
 
 __all__ = ["find_cells", "rules_of"]
 
@@ -43,7 +43,7 @@ def find_cells(
     if missing := mosaic.missing():
         raise MosaicError(f"{mosaic.path} lacks {missing} tiles; run the same `wsiscore infer` again to finish it")
     cells, _ = rules.find(mosaic, block_px=block_px)
-    return cells.in_rois(mosaic.tiles.rois if rois is None else rois)
+    return cells.in_rois(scored(mosaic.tiles.rois if rois is None else rois))
 
 
 def rules_of(mosaic: Mosaic) -> Rules:

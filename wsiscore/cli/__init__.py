@@ -20,6 +20,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "score": "Score slides, tile lists or mosaics; print a table.",
+    "cohort": "Rebuild the table and the page of a folder of results.",
     "tile": "Lay tiles over the regions of slides.",
     "infer": "Run a model over slides or tile lists.",
     "info": "Say what slides and mosaics are.",

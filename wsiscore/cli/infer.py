@@ -26,4 +26,7 @@ def infer(inputs: tuple[str, ...], **chosen: Any) -> None:
 
     chosen["model"] = options.model_of(chosen["model"])
     given = InferOptions(**chosen)
-    options.each(options.paths_of(inputs, given.roi), lambda path: infer_slide(path, given, progress=True).path)
+    own = options.named_apart(inputs, given)
+    options.each(
+        options.paths_of(inputs, given.roi, given.slide), lambda path: infer_slide(path, own(path), progress=True).path
+    )

@@ -40,7 +40,7 @@ def _mosaic(path: Path) -> tuple[str, ...] | None:
 
 
 def _slide(path: Path, mpp: float | None) -> tuple[str, ...]:
-    from wsiscore.roi.annotations import roi_file_beside
+    from wsiscore.roi.beside import roi_file_beside
     from wsiscore.slide.slide import Slide
 
     with Slide(path, mpp) as slide:

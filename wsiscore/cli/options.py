@@ -7,8 +7,9 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -24,13 +25,19 @@ __all__ = [
     "inputs",
     "model_of",
     "mpp",
+    "named_apart",
     "of_model",
     "of_rules",
     "of_slides",
+    "of_slides_or_manifest",
     "paths_of",
 ]
 
+if TYPE_CHECKING:
+    from wsiscore.pipeline.options import SlideOptions
+
 Command = Callable[..., Any]
+Chosen = TypeVar("Chosen", bound="SlideOptions")
 
 
 class FiniteRange(click.FloatRange):
@@ -71,8 +78,7 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
     return decorate
 
 
-of_slides = _together(
-    inputs,
+_where = (
     click.option(
         "-o",
         "out",
@@ -94,9 +100,38 @@ of_slides = _together(
         multiple=True,
         help="Class or name of annotations to keep; repeat.",
     ),
+    click.option(
+        "--exclude-class",
+        "exclude_classes",
+        metavar="NAME",
+        multiple=True,
+        help="Class or name of annotations to cut out of the others, besides Ignore*, Necrosis, Artifact, Fold, Blur, "
+        "Background, Stroma and the like; repeat.",
+    ),
+    click.option(
+        "--slide",
+        metavar="FILE",
+        type=click.Path(exists=True, path_type=Path),
+        help="Where the slide of a single tile list or mosaic is now, if it was moved.",
+    ),
     mpp,
 )
+
+of_slides = _together(inputs, *_where)
 """What is read, and where the results go."""
+
+of_slides_or_manifest = _together(
+    click.argument("inputs", metavar="[INPUT...]", nargs=-1),
+    click.option(
+        "--manifest",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Table of slides, CSV, instead of INPUT: a column path, and any of case, name, mpp, roi, roi_class, "
+        "specimen, clone, platform.",
+    ),
+    *_where,
+)
+"""The same, where a table of slides may be given instead."""
 
 of_model = _together(
     click.option("--model", metavar="NAME|FOLDER", help="Model; `wsiscore models list` shows which, and the default."),
@@ -163,16 +198,18 @@ def model_of(name: str | None) -> str | None:
     return name if name in model_names() else str(folder.absolute())
 
 
-def paths_of(inputs: Sequence[str], roi: Path | None = None) -> Iterator[Path]:
+def paths_of(inputs: Sequence[str], roi: Path | None = None, slide: Path | None = None) -> Iterator[Path]:
     """Yield the paths given, and for "-" those that standard input brings, line by line as they come.
 
     Raises
     ------
     click.UsageError
-        If one ROI file is given for what may be several slides.
+        If one ROI file, or one place of a slide, is given for what may be several slides.
     """
     if roi is not None and (len(inputs) > 1 or "-" in inputs):
         raise click.UsageError("--roi is of a single slide; for several put each one's file beside it, with its stem")
+    if slide is not None and (len(inputs) > 1 or "-" in inputs):
+        raise click.UsageError("--slide is of a single tile list or mosaic")
     return _paths(inputs)
 
 
@@ -183,6 +220,14 @@ def _paths(inputs: Sequence[str]) -> Iterator[Path]:
             yield from (Path(os.fsdecode(line)) for line in lines if line)
         else:
             yield Path(given)
+
+
+def named_apart(inputs: Sequence[str], given: Chosen) -> Callable[[Path], Chosen]:
+    """Return the options for each path: slides of one stem get folders of different names, but not those of a pipe."""
+    from wsiscore.pipeline.job import same_names
+
+    shared = set() if "-" in inputs else same_names(map(Path, inputs), given)
+    return lambda path: replace(given, distinct=path in shared)
 
 
 def each(paths: Iterator[Path], work: Callable[[Path], Path | str]) -> None:

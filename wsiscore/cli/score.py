@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,14 @@ import click
 
 from wsiscore.cells.rules import rule_fields
 from wsiscore.cli import options
+from wsiscore.errors import ManifestError
 from wsiscore.score import CUTOFF
 
 if TYPE_CHECKING:
     from wsiscore.pipeline.options import ScoreOptions
     from wsiscore.report.result import Entry
+
+    Jobs = Iterable[tuple[Path, ScoreOptions]]
 
 __all__ = ["score"]
 
@@ -24,7 +27,7 @@ __all__ = ["score"]
     epilog="\b\nExample: wsiscore score slides/*.svs --cutoff 20 -o results > cohort.tsv\n"
     "Example: wsiscore score results/*/mosaic.ome.zarr --threshold 0.6"
 )
-@options.of_slides
+@options.of_slides_or_manifest
 @options.of_model
 @click.option(
     "--cutoff",
@@ -46,7 +49,7 @@ __all__ = ["score"]
     metavar="ADDRESS|local:N",
     help="Score over the workers of this dask scheduler, or by N processes of this machine, a slide a job.",
 )
-def score(inputs: tuple[str, ...], cluster: str | None, **chosen: Any) -> None:
+def score(inputs: tuple[str, ...], manifest: Path | None, cluster: str | None, **chosen: Any) -> None:
     """Score slides, tile lists or mosaics; print one tab-separated line a slide.
 
     Each slide gets a folder OUT/<stem>/ with report.html, overlay.jpg, score.json, cells.parquet, cells.geojson for
@@ -58,10 +61,32 @@ def score(inputs: tuple[str, ...], cluster: str | None, **chosen: Any) -> None:
     rules = {name: value for name in rule_fields() if (value := chosen.pop(name)) is not None}
     chosen["model"] = options.model_of(chosen["model"])
     given = ScoreOptions(rules=rules, **chosen)
-    raise SystemExit(_print_scores(options.paths_of(inputs, given.roi), given, cluster))
+    raise SystemExit(_print_scores(_jobs(inputs, manifest, given), cluster))
 
 
-def _print_scores(paths: Iterator[Path], given: ScoreOptions, cluster: str | None) -> int:
+def _jobs(inputs: tuple[str, ...], manifest: Path | None, given: ScoreOptions) -> Jobs:
+    """Return the slides to score, each with its options; a usage error if they cannot be told."""
+    from wsiscore.pipeline.cohort import named_apart
+    from wsiscore.pipeline.manifest import read_manifest
+
+    if bool(inputs) == (manifest is not None):
+        raise click.UsageError("give either slides, tile lists or mosaics, or a table of them with --manifest")
+    if manifest is None:
+        paths = options.paths_of(inputs, given.roi, given.slide)
+        if "-" in inputs:
+            return ((path, given) for path in paths)
+        return named_apart([(path, given) for path in paths])
+    if given.slide is not None:
+        raise click.UsageError("--slide is of a single tile list or mosaic; a manifest has the paths of slides")
+    if given.roi is not None:
+        raise click.UsageError("--roi is of a single slide; give those of a manifest in its column 'roi'")
+    try:
+        return named_apart(read_manifest(manifest, given))
+    except ManifestError as error:
+        raise click.BadParameter(str(error), param_hint="--manifest") from error
+
+
+def _print_scores(jobs: Jobs, cluster: str | None) -> int:
     """Print the table as it grows, write the cohort at the end, however that comes, and return the exit status."""
     from wsiscore.pipeline.cohort import score_slides, write_cohort
     from wsiscore.pipeline.engine import open_engine
@@ -71,7 +96,7 @@ def _print_scores(paths: Iterator[Path], given: ScoreOptions, cluster: str | Non
     cohorts: defaultdict[Path, list[Entry]] = defaultdict(list)
     try:
         with open_engine(cluster) as engine:
-            for out, entry in score_slides(paths, given, engine):
+            for out, entry in score_slides(jobs, engine):
                 cohorts[out].append(entry)
                 click.echo("\t".join(entry_row(entry)))
     finally:

@@ -49,4 +49,5 @@ def tile(inputs: tuple[str, ...], save: str | None, **chosen: Any) -> None:
     from wsiscore.pipeline.steps import tile_slide
 
     given = TileOptions(save_png=save is not None, **chosen)
-    options.each(options.paths_of(inputs, given.roi), lambda path: tile_slide(path, given))
+    own = options.named_apart(inputs, given)
+    options.each(options.paths_of(inputs, given.roi, given.slide), lambda path: tile_slide(path, own(path)))

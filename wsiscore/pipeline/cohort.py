@@ -8,57 +8,69 @@ slides were scored.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from wsiscore.errors import WsiscoreError
 from wsiscore.files import locked, one_line, remove_parts
+from wsiscore.pipeline.cases import pool_cases
 from wsiscore.pipeline.engine import Engine
-from wsiscore.pipeline.job import out_of
-from wsiscore.pipeline.options import ScoreOptions
+from wsiscore.pipeline.job import given_slide, out_of, same_names
+from wsiscore.pipeline.options import ScoreOptions, SlideOptions
+from wsiscore.pipeline.provenance import sha256_of, slide_of
 from wsiscore.pipeline.steps import ERROR, failed, try_score
 from wsiscore.report.json import read_error, read_score
 from wsiscore.report.result import Entry
-from wsiscore.report.writers import COHORT_WRITERS
+from wsiscore.report.writers import CASE_PAGE, CASES, COHORT_WRITERS, write_case_page
+from wsiscore.score import SlideScore
 
-__all__ = ["score_slides", "write_cohort"]
+__all__ = ["named_apart", "rebuild_cohort", "score_slides", "write_cohort"]
 
 _log = logging.getLogger("wsiscore")
 
 
-def score_slides(paths: Iterable[Path], options: ScoreOptions, engine: Engine) -> Iterator[tuple[Path, Entry]]:
+def score_slides(jobs: Iterable[tuple[Path, ScoreOptions]], engine: Engine) -> Iterator[tuple[Path, Entry]]:
     """Score slides and yield each one's OUT folder and entry, in the order given, as soon as they are done.
 
     Parameters
     ----------
-    paths
-        Slides, tile lists or mosaics; taken one by one, so that a pipe may still be filling. One that is given twice
-        is scored once.
-    options
-        The same for all.
+    jobs
+        Slides, tile lists or mosaics, each with its options; taken one by one, so that a pipe may still be filling. A
+        slide that is given twice for the same folder is scored once.
     engine
         What runs the jobs, one a slide. What is wrong with a slide is in its entry.
     """
-    if not engine.local:  # a worker may stand in another folder
-        options = replace(options, roi=options.roi and options.roi.absolute())
-    jobs = ((path.absolute(), replace(options, out=out_of(path, options).absolute())) for path in _once(paths))
-    return engine.map(partial(_score_job, progress=engine.local), jobs, _lost)
+    own = ((path.absolute(), _anywhere(path, options, engine)) for path, options in _once(jobs))
+    return engine.map(partial(_score_job, progress=engine.local), own, _lost)
 
 
-def _once(paths: Iterable[Path]) -> Iterator[Path]:
-    seen: set[str] = set()
-    for path in paths:
-        try:
-            real = os.path.realpath(path)
-        except ValueError:  # a NUL in the name, which opening it will refuse
-            real = str(path)
-        if real in seen:
-            _log.warning("%s is given twice, and scored once", one_line(str(path)))
+def named_apart(jobs: Sequence[tuple[Path, ScoreOptions]]) -> list[tuple[Path, ScoreOptions]]:
+    """Return jobs of which those of slides with one stem get folders of different names, whatever their order."""
+    shared: set[Path] = set()
+    for out in {options.out for _, options in jobs}:
+        some = {path: options for path, options in jobs if options.out == out and not options.name}
+        shared |= same_names(some, SlideOptions(out=out))
+    return [(path, replace(options, distinct=path in shared and not options.name)) for path, options in jobs]
+
+
+def _anywhere(path: Path, options: ScoreOptions, engine: Engine) -> ScoreOptions:
+    """Return options with whole paths, for a worker that may be in another folder."""
+    roi = options.roi if engine.local else options.roi and options.roi.absolute()
+    slide = options.slide and options.slide.absolute()
+    return replace(options, out=out_of(path, options).absolute(), roi=roi, slide=slide)
+
+
+def _once(jobs: Iterable[tuple[Path, ScoreOptions]]) -> Iterator[tuple[Path, ScoreOptions]]:
+    seen: set[tuple[Path, str, str]] = set()
+    for path, options in jobs:
+        key = (out_of(path, options).absolute(), options.name, given_slide(path))
+        if key in seen:
+            _log.warning("%s is given twice, and scored once", one_line(key[2]))
             continue
-        seen.add(real)
-        yield path
+        seen.add(key)
+        yield path, options
 
 
 def _score_job(job: tuple[Path, ScoreOptions], *, progress: bool) -> tuple[Path, Entry]:
@@ -71,8 +83,8 @@ def _lost(job: tuple[Path, ScoreOptions], error: Exception) -> tuple[Path, Entry
     return options.out or out_of(path, options), failed(path, options, error)
 
 
-def write_cohort(out: Path, entries: Sequence[Entry]) -> None:
-    """Write ``scores.csv`` and ``index.html`` of all that `out` holds, by the names of the slides' folders.
+def write_cohort(out: Path, entries: Sequence[Entry] = ()) -> list[Entry]:
+    """Write ``scores.csv``, ``index.html`` and the cases of all that `out` holds, by the names of the slides' folders.
 
     So the jobs of an array that each score one slide into the same folder end with the table of them all.
 
@@ -83,6 +95,11 @@ def write_cohort(out: Path, entries: Sequence[Entry]) -> None:
     entries
         Of this run; those whose folder could not be written are added at the end.
 
+    Returns
+    -------
+    list of Entry
+        All that the tables hold, in their order.
+
     Raises
     ------
     OutputError
@@ -90,10 +107,26 @@ def write_cohort(out: Path, entries: Sequence[Entry]) -> None:
     """
     with locked(out):
         remove_parts(out)
-        held = list(_held(out))
-        together = [*held, *(entry for entry in entries if not entry.folder)]
+        together = [*_held(out), *(entry for entry in entries if not entry.folder)]
+        cases = pool_cases(out, together)
+        for case in cases:
+            write_case_page(out, case)
+        for page in (out / CASES).glob(f"*/{CASE_PAGE}"):
+            if page.parent.name not in {case.folder for case in cases}:  # of a case that has no slide any more
+                page.unlink()
         for writer in COHORT_WRITERS:
-            writer.write(out / writer.name, together)
+            if writer.when(cases):
+                writer.write(out / writer.name, together, cases)
+            else:
+                (out / writer.name).unlink(missing_ok=True)
+        return together
+
+
+def rebuild_cohort(out: Path) -> list[Entry]:
+    """Write what `write_cohort` writes, of a folder that holds results; WsiscoreError if it holds none."""
+    if next(_held(out), None) is None:
+        raise WsiscoreError(f"{out} holds no results; wanted a folder that `wsiscore score -o` has written to")
+    return write_cohort(out)
 
 
 def _held(out: Path) -> Iterator[Entry]:
@@ -102,4 +135,11 @@ def _held(out: Path) -> Iterator[Entry]:
         if error := read_error(folder / ERROR):
             yield error
         elif score := read_score(folder / "score.json"):
-            yield Entry(folder.name, replace(score, slide=folder.name), folder=folder.name)
+            yield Entry(folder.name, _identified(score, folder), folder=folder.name)
+
+
+def _identified(score: SlideScore, folder: Path) -> SlideScore:
+    """Return a score by the name of its folder; one of an earlier version with the slide that its record names."""
+    if not score.path:
+        score = replace(score, path=str(slide_of(folder) or ""), sha256=sha256_of(folder))
+    return replace(score, slide=folder.name)

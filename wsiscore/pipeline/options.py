@@ -1,4 +1,4 @@
-"""What a user may choose, one frozen class a step; the same for every slide of a run."""
+"""What a user may choose, one frozen class a step; the same for every slide of a run but for a manifest's fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,29 @@ from typing import Literal
 from wsiscore.models.contract import Maps
 from wsiscore.score import CUTOFF
 
-__all__ = ["InferOptions", "ScoreOptions", "SlideOptions", "TileOptions"]
+__all__ = ["InferOptions", "ScoreOptions", "SlideFacts", "SlideOptions", "TileOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class SlideFacts:
+    """What a manifest says of a slide; each a text, empty if it is not given.
+
+    Parameters
+    ----------
+    case
+        Case or patient that the slide is of.
+    specimen
+        Kind of specimen.
+    clone
+        Clone of the antibody.
+    platform
+        Staining platform.
+    """
+
+    case: str = ""
+    specimen: str = ""
+    clone: str = ""
+    platform: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +47,29 @@ class SlideOptions:
         Annotation file; by default one beside the slide, else tissue is found.
     roi_classes
         Classes or names to keep of it; by default all.
+    exclude_classes
+        Classes or names that are not scored, besides those of `wsiscore.roi.classes.NOT_SCORED`.
     mpp
         Micrometres per pixel of the slide, where its file does not say.
+    slide
+        The slide that a tile list or mosaic is of, if it was moved.
+    name
+        Name of the slide's folder; by default the stem of its file.
+    distinct
+        Whether another slide of the run has that stem too, so that digits of the path's hash are added.
+    facts
+        What is known of the slide.
     """
 
     out: Path | None = None
     roi: Path | None = None
     roi_classes: tuple[str, ...] = ()
+    exclude_classes: tuple[str, ...] = ()
     mpp: float | None = None
+    slide: Path | None = None
+    name: str = ""
+    distinct: bool = False
+    facts: SlideFacts = SlideFacts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

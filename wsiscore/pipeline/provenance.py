@@ -18,7 +18,7 @@ from typing import Any, Self
 from wsiscore import __version__
 from wsiscore.files import replacing
 
-__all__ = ["RUN", "Record", "slide_of"]
+__all__ = ["RUN", "Record", "facts_of", "sha256_of", "slide_of"]
 
 RUN = "run.json"
 _LIBRARIES = (
@@ -56,7 +56,7 @@ class Record:
             "wsiscore": __version__,
             "research_use_only": True,
             "slide": {"path": str(slide)},
-            **{key: _mapping(earlier.get(key)) for key in ("model", "settings", "stages")},
+            **{key: _mapping(earlier.get(key)) for key in ("facts", "model", "settings", "stages")},
             "versions": {"python": sys.version.split()[0], **dict(_versions())},
             "warnings": [],
             "started": _now(),
@@ -103,6 +103,16 @@ def slide_of(folder: Path) -> Path | None:
     """Return the slide whose results a folder holds, or None."""
     path = _mapping(_read(folder / RUN).get("slide")).get("path")
     return Path(path) if isinstance(path, str) and path else None
+
+
+def sha256_of(folder: Path) -> str:
+    """Return the SHA-256 of the slide whose results a folder holds; empty if it is not known."""
+    return str(_mapping(_read(folder / RUN).get("slide")).get("sha256") or "")
+
+
+def facts_of(folder: Path) -> dict[str, str]:
+    """Return what a manifest said of the slide whose results a folder holds."""
+    return {key: str(value) for key, value in _mapping(_read(folder / RUN).get("facts")).items()}
 
 
 def _read(path: Path) -> dict[str, Any]:

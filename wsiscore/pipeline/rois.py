@@ -10,8 +10,10 @@ import shapely
 
 from wsiscore.errors import RoiError
 from wsiscore.mosaic import Mosaic
-from wsiscore.regions import Roi
-from wsiscore.roi.annotations import read_rois, roi_file_beside
+from wsiscore.regions import Roi, scored
+from wsiscore.roi.annotations import read_rois
+from wsiscore.roi.beside import roi_file_beside
+from wsiscore.roi.classes import subtract, tell_classes
 from wsiscore.roi.outlines import clip_rois
 from wsiscore.roi.tissue import find_tissue
 from wsiscore.slide.readers.omezarr import is_virtual
@@ -23,7 +25,9 @@ FOUND_TISSUE = "found tissue"
 """Where regions are from that nobody drew."""
 
 
-def rois_of(slide: Slide, file: Path | None = None, classes: Sequence[str] = ()) -> tuple[list[Roi], str]:
+def rois_of(
+    slide: Slide, file: Path | None = None, classes: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> tuple[list[Roi], str]:
     """Return the ROIs of a slide and their source: the whole path of a file, or "found tissue".
 
     A virtual stain has the regions of the slide it was generated from, without the parts that could not be read.
@@ -36,6 +40,9 @@ def rois_of(slide: Slide, file: Path | None = None, classes: Sequence[str] = ())
         Annotations in level-0 pixels of this slide; by default those beside it with its stem, if there are any.
     classes
         Classes or names to keep of them; by default all.
+    exclude
+        Classes or names that are not scored, besides those of `wsiscore.roi.classes.NOT_SCORED`. What is not scored is
+        cut out of the others. Where an annotation file has nothing else, it is cut out of the found tissue.
 
     Raises
     ------
@@ -43,10 +50,23 @@ def rois_of(slide: Slide, file: Path | None = None, classes: Sequence[str] = ())
         If the annotations cannot be used, classes are asked for without any, or there is no tissue.
     """
     if (file := file or roi_file_beside(slide.path)) is not None:
-        drawn = read_rois(file, mpp=slide.mpp, classes=tuple(classes), origin_px=slide.origin_px)
-        return clip_rois(drawn, slide.width_px * slide.mpp, slide.height_px * slide.mpp), str(file.absolute())
+        drawn = read_rois(
+            file, mpp=slide.mpp, classes=tuple(classes), origin_px=slide.origin_px, exclude=tuple(exclude)
+        )
+        source = str(file.absolute())
+        if not classes:
+            tell_classes(file.name, drawn)
+        if not scored(drawn):
+            found, where = _undrawn(slide)
+            drawn, source = [*scored(found), *drawn], f"{where} without the excluded regions of {source}"
+        return subtract(clip_rois(drawn, slide.width_px * slide.mpp, slide.height_px * slide.mpp)), source
     if classes:
         raise RoiError(f"{slide.path} has no ROI file beside it to choose {', '.join(classes)} from; give --roi")
+    return _undrawn(slide)
+
+
+def _undrawn(slide: Slide) -> tuple[list[Roi], str]:
+    """Return the regions of a slide without annotations: those of a virtual stain, or found tissue."""
     if is_virtual(slide.path):
         return _of_virtual(Mosaic.open(slide.path))
     if not (tissue := find_tissue(slide)):

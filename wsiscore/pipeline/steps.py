@@ -33,7 +33,7 @@ from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
 from wsiscore.pipeline.provenance import RUN
 from wsiscore.pipeline.rois import FOUND_TISSUE, rois_of
 from wsiscore.quality.assess import Quality, assess
-from wsiscore.regions import Roi
+from wsiscore.regions import Roi, scored
 from wsiscore.report.json import write_error
 from wsiscore.report.result import Entry, Result
 from wsiscore.report.writers import WRITERS
@@ -119,7 +119,7 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         rois = _rescored_rois(job, mosaic, options)
         job.record.note("slide", {"sha256": _unchanged(job, mosaic)})
         mosaic, cells, applied = _find(job, mosaic, rules, options, progress)
-        cells, others = _counted(job, mosaic, cells.in_rois(rois), rules, options)
+        cells, others = _counted(job, mosaic, cells.in_rois(scored(rois)), rules, options)
         known = not job.slide.virtual and rules == rules_of(mosaic)  # of a stained slide, by the model's own rules
         by_image = mosaic.about.get("index_errors_by_image", {}) if known else {}
         score = score_cells(
@@ -134,8 +134,14 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         )
         with job.record.stage("analysis"):
             analysis = analyse(cells, applied.positive_od if isinstance(applied, CenterRules) else None)
-        score = replace(score, n_other=len(others))
-        quality = _quality(mosaic, rois)
+        score = replace(
+            score,
+            n_other=len(others),
+            path=str(job.slide.path.absolute()),
+            sha256=job.slide.sha256,
+            case=job.record.values["facts"].get("case", ""),
+        )
+        quality = _quality(mosaic, scored(rois))
         flags = [*analysis.flags(options.cutoff)] if score.total.n >= MIN_CELLS else []
         score = with_flags(score, [*flags, *_quality_flags(job, mosaic, quality, options)])
         _warn(job.slide.path.name, mosaic, quality)
@@ -143,8 +149,9 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         job.record.note("model", {**mosaic.about["model"], "index_errors": errors})
         job.record.note("settings", {"cutoff": options.cutoff, **applied.to_json()})
         result = Result(
-            job.slide, rois, cells, score, job.record.values, analysis, quality, csv=options.csv, others=others
+            job.slide, scored(rois), cells, score, job.record.values, analysis, quality, options.csv, others
         )
+        result = replace(result, excluded=[roi for roi in rois if roi.excluded])
         _write_results(result, job)
         for name in (ERROR, ERROR_LOG):  # of an earlier run
             (job.folder / name).unlink(missing_ok=True)
@@ -167,8 +174,9 @@ def failed(path: Path, options: ScoreOptions, error: Exception) -> Entry:
     """
     known = isinstance(error, WsiscoreError)
     reason = " ".join(str(error).split()) if known else f"unexpected {type(error).__name__}: {error}"
-    name = one_line(stem_of(path))
-    entry = Entry(name, None, one_line(reason), model=_model_name(path, options))
+    name = one_line(options.name or stem_of(path))
+    slide, case = str(path.absolute()), options.facts.case
+    entry = Entry(name, None, one_line(reason), model=_model_name(path, options), path=slide, case=case)
     try:
         folder = claim(path.absolute(), options)
         with locked(folder.parent, folder.name):
@@ -196,7 +204,7 @@ def _model_name(path: Path, options: ScoreOptions) -> str:
 def _plan(job: Job, options: TileOptions) -> TileList:
     """Lay the tiles over the slide's regions."""
     with job.record.stage("rois"):
-        rois, source = rois_of(job.slide, options.roi, options.roi_classes)
+        rois, source = rois_of(job.slide, options.roi, options.roi_classes, options.exclude_classes)
         tiles = TileList.plan(
             job.slide,
             rois,
@@ -235,6 +243,7 @@ def _infer(job: Job, options: InferOptions, progress: bool, *, picture: bool | N
         TileOptions(
             roi=options.roi,
             roi_classes=options.roi_classes,
+            exclude_classes=options.exclude_classes,
             tile_mpp=spec.mpp,
             tile_px=options.tile_px or spec.tile_px,
             margin_px=spec.margin_px,
@@ -282,7 +291,7 @@ def _find(job: Job, mosaic: Mosaic, rules: Rules, options: ScoreOptions, progres
 
 def _counted(job: Job, mosaic: Mosaic, cells: Cells, rules: Rules, options: ScoreOptions) -> tuple[Cells, Cells]:
     """Return the cells that count, and the nuclei that do not, as other than the tumour's."""
-    drawn = options.roi is not None or mosaic.tiles.roi_source != FOUND_TISSUE
+    drawn = options.roi is not None or not mosaic.tiles.roi_source.startswith(FOUND_TISSUE)
     count = options.count or ("all" if drawn else "tumour")
     is_other = np.zeros(len(cells), np.bool_)
     if count == "tumour" and isinstance(rules, CenterRules):
@@ -321,14 +330,14 @@ def _rescored_rois(job: Job, mosaic: Mosaic, options: ScoreOptions) -> Sequence[
     """Return the mosaic's own ROIs, or those newly given if the mosaic holds them whole."""
     if job.mosaic is None or options.roi is None:
         return mosaic.tiles.rois
-    rois, source = rois_of(job.slide, options.roi, options.roi_classes)
+    rois, source = rois_of(job.slide, options.roi, options.roi_classes, options.exclude_classes)
     held = shapely.union_all([shapely.box(*mosaic.grid.tile(*place).write.bounds_um) for place in mosaic.tiles.tiles])
-    for roi in rois:
+    for roi in scored(rois):
         beyond = shapely.area(shapely.difference(roi.outline_um, held))
         if beyond > 1e-6 * roi.outline_um.area:
             raise RoiError(
                 f"{source}: {roi.name!r} extends {beyond / 1e6:.3f} mm² beyond what {mosaic.path} holds; "
-                "score the slide itself with this ROI, into another folder"
+                "score the slide itself with this ROI"
             )
     job.record.note("settings", {"roi_source": source})
     return rois

@@ -66,14 +66,17 @@ def write_quality(path: Path, result: Result) -> None:
 
 
 def write_error(path: Path, entry: Entry) -> None:
-    """Write why a slide failed: ``slide``, ``model`` and ``error``.
+    """Write why a slide failed: ``slide``, ``model``, ``error``, ``path`` and ``case``.
 
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
-    text = json.dumps({"slide": entry.slide, "model": entry.model, "error": entry.error}, indent=2)
+    text = json.dumps(
+        {"slide": entry.slide, "model": entry.model, "error": entry.error, "path": entry.path, "case": entry.case},
+        indent=2,
+    )
     with replacing(path) as part:
         part.write_text(text + "\n", encoding="ascii")
 
@@ -87,7 +90,8 @@ def read_error(path: Path) -> Entry | None:
         texts = [str(values[key]) for key in ("slide", "error", "model")]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return Entry(texts[0], None, texts[1], folder=path.parent.name, model=texts[2])
+    slide, case = (str(values.get(key) or "") for key in ("path", "case"))  # of this version
+    return Entry(texts[0], None, texts[1], folder=path.parent.name, model=texts[2], path=slide, case=case)
 
 
 def _score(values: dict[str, Any]) -> SlideScore:
@@ -102,6 +106,8 @@ def _score(values: dict[str, Any]) -> SlideScore:
     if not 0 < float(cutoff) < 100:
         raise ValueError(f"the cutoff is a percentage between 0 and 100, got {cutoff}")
     regions = {name: _tally(numbers) for name, numbers in by_roi.items()}
+    excluded = {str(name): _area(area) for name, area in (values.get("excluded") or {}).items()}
+    path, sha256, case = (str(values.get(key) or "") for key in ("path", "sha256", "case"))
     return SlideScore(
         slide,
         model,
@@ -112,6 +118,10 @@ def _score(values: dict[str, Any]) -> SlideScore:
         _flags(values),
         _sampling(values),
         _model_error(values),
+        excluded=excluded,
+        path=path,
+        sha256=sha256,
+        case=case,
     )
 
 
@@ -142,10 +152,15 @@ def _model_error(values: dict[str, Any]) -> ModelError | None:
 
 
 def _tally(values: dict[str, Any]) -> Tally:
-    positive, negative, area_mm2 = values["positive"], values["negative"], float(values["area_mm2"])
+    positive, negative = values["positive"], values["negative"]
     for count in (positive, negative):
         if not isinstance(count, int) or not 0 <= count <= _MOST_CELLS:
             raise ValueError(f"a count of cells is a whole number, got {count!r:.40}")
+    return Tally(positive, negative, _area(values["area_mm2"]))
+
+
+def _area(value: Any) -> float:
+    area_mm2 = float(value)
     if not (math.isfinite(area_mm2) and area_mm2 >= 0):
         raise ValueError(f"an area is a number of mm², got {area_mm2}")
-    return Tally(positive, negative, area_mm2)
+    return area_mm2

@@ -1,11 +1,11 @@
-"""The cells and the fields of the protocols, as GeoJSON that QuPath imports."""
+"""The cells, the regions and the fields of the protocols, as GeoJSON that QuPath imports."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,10 @@ import shapely
 from wsiscore.analysis.protocols import Protocols
 from wsiscore.cells.table import Cells
 from wsiscore.files import replacing
+from wsiscore.regions import Roi
+from wsiscore.roi.geojson import outlines_geojson
 
-__all__ = ["write_detections", "write_fields"]
+__all__ = ["write_detections", "write_fields", "write_regions"]
 
 _POSITIVE = '{"name":"Positive","color":[250,62,62]}'  # QuPath's own names and colours
 _OTHER = '{"name":"Other","color":[160,160,160]}'  # nuclei other than the tumour's, which do not count
@@ -87,6 +89,29 @@ def write_fields(path: Path, found: Protocols, *, mpp: float) -> None:
     with replacing(path) as part:
         joined = ",\n".join(features)
         part.write_text(f'{{"type":"FeatureCollection","features":[\n{joined}\n]}}\n', encoding="ascii")
+
+
+def write_regions(path: Path, rois: Iterable[Roi], *, mpp: float) -> None:
+    """Write regions as a FeatureCollection of QuPath annotations that ``--roi`` reads back.
+
+    What was cut out of them has a class that is left out again.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    rois
+        Outlines in micrometres from the slide's top left.
+    mpp
+        Micrometres per pixel of level 0.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    with replacing(path) as part:
+        part.write_text(json.dumps(outlines_geojson(rois, mpp), allow_nan=False) + "\n", encoding="ascii")
 
 
 def _features(cells: Cells, mpp: float, *, other: bool) -> Iterator[list[str]]:

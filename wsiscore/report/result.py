@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from wsiscore.analysis.analyse import Analysis
@@ -13,7 +13,7 @@ from wsiscore.regions import Roi
 from wsiscore.score import SlideScore
 from wsiscore.slide.slide import Slide
 
-__all__ = ["Entry", "Result"]
+__all__ = ["CaseResult", "Entry", "Result"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Result:
     slide
         What was scored; pictures are read from it again.
     rois
-        Where cells were counted.
+        Regions in which cells were counted.
     cells
         All counted cells.
     score
@@ -43,6 +43,8 @@ class Result:
         Nuclei that were found and do not count, as other than the tumour's.
     beside
         Names of files of earlier steps in the same folder, for the links of the report.
+    excluded
+        Parts that were cut out of the regions.
     """
 
     slide: Slide
@@ -55,6 +57,7 @@ class Result:
     csv: bool = False
     others: Cells | None = None
     beside: tuple[str, ...] = ()
+    excluded: Sequence[Roi] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Entry:
         Where its report is, relative to the page; empty if there is none.
     model
         The model that was to score it, if it failed.
+    path, case
+        Its file and its case, if it failed.
     """
 
     slide: str
@@ -80,3 +85,36 @@ class Entry:
     error: str = ""
     folder: str = ""
     model: str = ""
+    path: str = ""
+    case: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """A case: its slides, and what they are together.
+
+    Parameters
+    ----------
+    case
+        Its name.
+    slides
+        All slides of it, failed ones too.
+    score
+        Of all counted slides together, each of which is a region of it; None if they cannot be pooled.
+    error
+        Why not, on one line.
+    counted
+        Names of the slides that are counted.
+    folder
+        Name of its folder.
+    facts
+        ``specimen``, ``clone`` and ``platform``, as far as they are known.
+    """
+
+    case: str
+    slides: tuple[Entry, ...]
+    score: SlideScore | None
+    error: str = ""
+    counted: tuple[str, ...] = ()
+    folder: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)

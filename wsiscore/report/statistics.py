@@ -187,6 +187,15 @@ STATISTICS: tuple[Statistic, ...] = (
         decimals=3,
     ),
     Statistic(
+        "excluded_mm2",
+        "Area left out",
+        lambda score, _: score.excluded_mm2,
+        Place.JSON | Place.SUMMARY,
+        unit="mm²",
+        decimals=3,
+    ),
+    Statistic("excluded", "Left out", lambda score, _: dict(score.excluded), Place.JSON),
+    Statistic(
         "cells_per_mm2",
         "Density",
         lambda _, tally: tally.cells_per_mm2,
@@ -257,6 +266,9 @@ STATISTICS: tuple[Statistic, ...] = (
         decimals=0,
     ),
     Statistic("cutoff", "Cutoff", lambda score, _: score.cutoff, Place.JSON, unit="%", decimals=1),
+    Statistic("path", "Slide file", lambda score, _: score.path, Place.TABLE | Place.JSON),
+    Statistic("sha256", "SHA-256 of the slide", lambda score, _: score.sha256, Place.TABLE | Place.JSON),
+    Statistic("case", "Case", lambda score, _: score.case, Place.TABLE | Place.JSON),
 )
 
 
@@ -276,15 +288,15 @@ def row(score: SlideScore) -> list[str]:
     return [column.in_table(score) for column in COLUMNS]
 
 
-def error_row(slide: str, model: str, reason: str) -> list[str]:
+def error_row(slide: str, model: str, reason: str, path: str = "", case: str = "") -> list[str]:
     """Return the row of a slide that could not be scored: no numbers, and the reason as its call."""
-    texts = {"slide": slide, "model": model, "call": f"error: {reason}"}
+    texts = {"slide": slide, "model": model, "call": f"error: {reason}", "path": path, "case": case}
     return [one_line(texts.get(column.name, "")) if column.is_text else "nan" for column in COLUMNS]
 
 
 def entry_row(entry: Entry) -> list[str]:
     """Return the row of a slide of a cohort, scored or failed."""
-    return row(entry.score) if entry.score else error_row(entry.slide, entry.model, entry.error)
+    return row(entry.score) if entry.score else error_row(entry.slide, entry.model, entry.error, entry.path, entry.case)
 
 
 def score_json(score: SlideScore) -> dict[str, Any]:

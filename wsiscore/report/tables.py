@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from wsiscore.analysis.flags import join_flags
 from wsiscore.cells.table import Cells
 from wsiscore.files import one_line, replacing, spreadsheet_text
 from wsiscore.regions import Roi
+from wsiscore.report.result import CaseResult
 from wsiscore.report.statistics import COLUMNS, HEADER
 
-__all__ = ["write_cells_table", "write_scores_csv"]
+__all__ = ["CASE_COLUMNS", "read_cells_table", "write_cases_csv", "write_cells_table", "write_scores_csv"]
 
 
 def write_scores_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
@@ -30,15 +32,89 @@ def write_scores_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
     OutputError
         If the file cannot be written.
     """
+    texts = [column.is_text for column in COLUMNS]
+    _write_csv(path, HEADER, texts, rows)
+
+
+CASE_COLUMNS = {
+    "case": True,
+    "model": True,
+    "slides": False,
+    "failed": False,
+    "positive": False,
+    "negative": False,
+    "ki67_index": False,
+    "low95": False,
+    "high95": False,
+    "sampling_low95": False,
+    "sampling_high95": False,
+    "design_effect": False,
+    "blocks": False,
+    "block_um": False,
+    "area_mm2": False,
+    "call": True,
+    "reason": True,
+    "flags": True,
+    "specimen": True,
+    "clone": True,
+    "platform": True,
+}
+"""The columns of ``cases.csv``, and whether each holds texts."""
+
+
+def write_cases_csv(path: Path, cases: Iterable[CaseResult]) -> None:
+    """Write one row a case, of `CASE_COLUMNS`.
+
+    Percent are given to one decimal, mm² to three, and ``nan`` is what is undefined. A case that cannot be pooled has
+    its reason as its call.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    rows = ([one_line(_case_row(case).get(name, "nan")) for name in CASE_COLUMNS] for case in cases)
+    _write_csv(path, tuple(CASE_COLUMNS), list(CASE_COLUMNS.values()), rows)
+
+
+def _case_row(case: CaseResult) -> dict[str, str]:
+    failed = sum(entry.score is None for entry in case.slides)
+    row = {"case": case.case, "model": "", "slides": str(len(case.slides)), "failed": str(failed)}
+    row |= {name: case.facts.get(name, "") for name in ("specimen", "clone", "platform")}
+    score = case.score
+    if score is None:
+        return row | {"call": f"error: {case.error}", "reason": "", "flags": ""}
+    row |= {
+        "model": score.model,
+        "positive": str(score.total.n_positive),
+        "negative": str(score.total.n_negative),
+        "ki67_index": f"{score.total.ki67_index:.1f}",
+        "area_mm2": f"{score.total.area_mm2:.3f}",
+        "call": score.call,
+        "reason": score.decision.reason,
+        "flags": join_flags(score.flags),
+    }
+    row["low95"], row["high95"] = (f"{end:.1f}" for end in score.total.interval_95)
+    if (found := score.sampling) is not None:
+        row["sampling_low95"], row["sampling_high95"] = (f"{end:.1f}" for end in score.sampling_95)
+        row |= {
+            "design_effect": f"{found.design_effect:.2f}",
+            "blocks": str(found.blocks),
+            "block_um": f"{found.block_um:g}",
+        }
+    return row
+
+
+def _write_csv(path: Path, header: Sequence[str], texts: Sequence[bool], rows: Iterable[Sequence[str]]) -> None:
     with (
         replacing(path) as part,
         part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(HEADER)
+        writer.writerow(header)
         for fields in rows:
-            columns = zip(COLUMNS, fields, strict=True)
-            writer.writerow([spreadsheet_text(field) if column.is_text else field for column, field in columns])
+            columns = zip(texts, fields, strict=True)
+            writer.writerow([spreadsheet_text(field) if is_text else field for is_text, field in columns])
 
 
 def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cells | None = None) -> None:
@@ -81,6 +157,23 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cel
             pa.csv.write_csv(table, part)
         else:
             pa.parquet.write_table(table, part)
+
+
+def read_cells_table(folder: Path) -> Cells | None:
+    """Return the counted cells in a slide's folder, with nothing but position and class; None if there is no table."""
+    try:
+        if (path := folder / "cells.parquet").is_file():
+            table = pa.parquet.read_table(path)
+        else:
+            table = pa.csv.read_csv(folder / "cells.csv")
+        x_um, y_um = (table[name].to_numpy().astype(np.float64) for name in ("x_um", "y_um"))
+        positive = np.array([word == "positive" for word in table["class"].to_pylist()], np.float64)
+        kinds = table["kind"].to_pylist() if "kind" in table.column_names else ["counted"] * len(x_um)
+    except (OSError, ValueError, KeyError):
+        return None
+    zeros = np.zeros(len(x_um))
+    cells = Cells(x_um, y_um, zeros, positive, zeros, np.zeros(len(x_um), np.int64))
+    return cells.select(np.array([kind == "counted" for kind in kinds], np.bool_))
 
 
 def _places(*tables: Cells) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -5,16 +5,26 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from wsiscore.errors import SlideError
+from wsiscore.files import replacing
 from wsiscore.regions import Region
 from wsiscore.slide.slide import Slide
 
-__all__ = ["Thumbnail", "jpeg", "read_thumbnail"]
+__all__ = ["MOST_BYTES", "THUMBNAIL", "Thumbnail", "jpeg", "read_thumbnail", "write_thumbnail"]
+
+THUMBNAIL = "thumbnail.jpg"
+"""Name of the small picture in a slide's folder."""
+MOST_BYTES = 7_400
+"""Size of that picture at most: as an address in a page it is shorter than 10 kB."""
+
+_SIDE_PX = 144
+
 
 _BLOCK_PX = 256  # side of what is lost if a place cannot be read
 _UNREADABLE = 190  # grey
@@ -78,6 +88,16 @@ def read_thumbnail(
             except SlideError:  # named among the run's warnings; the rest of the slide can still be shown
                 block[:] = _UNREADABLE
     return Thumbnail(pixels, region)
+
+
+def write_thumbnail(path: Path, slide: Slide) -> None:
+    """Write the whole slide as a JPEG of at most `MOST_BYTES`; OutputError if that cannot be done."""
+    whole = (0.0, 0.0, slide.width_px * slide.mpp, slide.height_px * slide.mpp)
+    pixels = read_thumbnail(slide, whole, max_px=_SIDE_PX).pixels
+    encoded = (jpeg(pixels, quality=quality) for quality in (80, 60, 40, 20, 5))
+    data = next((data for data in encoded if len(data) <= MOST_BYTES), jpeg(pixels[::2, ::2], quality=5))
+    with replacing(path) as part:
+        part.write_bytes(data)
 
 
 def jpeg(pixels: npt.NDArray[np.uint8], *, quality: int) -> bytes:

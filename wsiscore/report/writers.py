@@ -11,14 +11,16 @@ from pathlib import Path
 
 from wsiscore.report.json import write_quality, write_score
 from wsiscore.report.overlay import write_overlay
+from wsiscore.report.pages.case import write_case
 from wsiscore.report.pages.cohort import write_index
 from wsiscore.report.pages.slide import write_report
-from wsiscore.report.qupath import write_detections, write_fields
-from wsiscore.report.result import Entry, Result
+from wsiscore.report.qupath import write_detections, write_fields, write_regions
+from wsiscore.report.result import CaseResult, Entry, Result
 from wsiscore.report.statistics import entry_row
-from wsiscore.report.tables import write_cells_table, write_scores_csv
+from wsiscore.report.tables import write_cases_csv, write_cells_table, write_scores_csv
+from wsiscore.report.thumbnail import THUMBNAIL, write_thumbnail
 
-__all__ = ["COHORT_WRITERS", "WRITERS", "CohortWriter", "Writer"]
+__all__ = ["CASES", "CASE_PAGE", "COHORT_WRITERS", "WRITERS", "CohortWriter", "Writer", "write_case_page"]
 
 
 def _always(_: Result) -> bool:
@@ -64,12 +66,15 @@ class CohortWriter:
     title
         What it holds, in a few words.
     write
-        ``write(path, entries)`` writes it; OutputError if that is not possible.
+        ``write(path, entries, cases)`` writes it; OutputError if that is not possible.
+    when
+        Whether it is written, of the cases there are.
     """
 
     name: str
     title: str
-    write: Callable[[Path, Sequence[Entry]], None]
+    write: Callable[[Path, Sequence[Entry], Sequence[CaseResult]], None]
+    when: Callable[[Sequence[CaseResult]], bool] = lambda _: True
 
 
 def _write_cells(path: Path, result: Result) -> None:
@@ -81,11 +86,21 @@ def _write_report(path: Path, result: Result) -> None:
     write_report(path, result, [*written, *((name, "") for name in result.beside)])
 
 
-def _write_index(path: Path, entries: Sequence[Entry]) -> None:
-    write_index(path, entries, _REPORT, [(each.name, each.link) for each in WRITERS if each.link])
+def _write_index(path: Path, entries: Sequence[Entry], cases: Sequence[CaseResult]) -> None:
+    links = [(each.name, each.link) for each in WRITERS if each.link]
+    write_index(path, entries, _REPORT, links, [(case, f"{CASES}/{case.folder}/{CASE_PAGE}") for case in cases])
+
+
+def write_case_page(out: Path, case: CaseResult) -> None:
+    """Write the page of a case below a folder of results; OutputError if that cannot be done."""
+    write_case(out / CASES / case.folder / CASE_PAGE, case, _REPORT)
 
 
 _REPORT = "report.html"
+CASES = "cases"
+"""Folder of the cases, beside those of the slides."""
+CASE_PAGE = "case.html"
+"""Name of the page in a case's folder."""
 
 WRITERS: tuple[Writer, ...] = (
     Writer("cells.parquet", "the cells", _write_cells, lambda result: not result.csv),
@@ -105,11 +120,18 @@ WRITERS: tuple[Writer, ...] = (
         lambda result: bool(result.analysis.protocols.fields),
     ),
     Writer(
+        "regions.geojson",
+        "the regions for QuPath, and what was left out of them",
+        lambda path, result: write_regions(path, (*result.rois, *result.excluded), mpp=result.slide.mpp),
+        link="regions",
+    ),
+    Writer(
         "overlay.jpg",
         "the slide with regions and marked cells",
         lambda path, result: write_overlay(path, result.slide, result.rois, result.cells),
         link="overlay",
     ),
+    Writer(THUMBNAIL, "the slide, small", lambda path, result: write_thumbnail(path, result.slide)),
     Writer(_REPORT, "the report, a single file", _write_report, needs_run=True),
 )
 """The files of a slide's folder, in the order they are written: numbers, pictures, and the report last."""
@@ -118,8 +140,9 @@ COHORT_WRITERS: tuple[CohortWriter, ...] = (
     CohortWriter(
         "scores.csv",
         "the cohort, a row a slide",
-        lambda path, entries: write_scores_csv(path, [entry_row(entry) for entry in entries]),
+        lambda path, entries, _: write_scores_csv(path, [entry_row(entry) for entry in entries]),
     ),
+    CohortWriter("cases.csv", "the cases of a manifest", lambda path, _, cases: write_cases_csv(path, cases), bool),
     CohortWriter("index.html", "the page of the cohort", _write_index),
 )
 """The files of a cohort, beside the slides' folders."""

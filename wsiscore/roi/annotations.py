@@ -23,6 +23,7 @@ import shapely
 
 from wsiscore.errors import RoiError
 from wsiscore.regions import Roi
+from wsiscore.roi.classes import is_not_scored
 from wsiscore.roi.outlines import (
     REPAIR_TOLERANCE,
     Outline,
@@ -35,9 +36,8 @@ from wsiscore.roi.outlines import (
     to_um,
 )
 
-__all__ = ["clip_rois", "outlines_geojson", "read_rois", "roi_file_beside"]
+__all__ = ["clip_rois", "read_rois"]
 
-_SUFFIXES = (".geojson", ".geojson.gz", ".xml", ".annotations")  # not .json: truth is often called that
 _MOST_BYTES = 128 * 2**20  # about 5 million corners
 _MOST_VALUES = {"JSON": (b"[{,", 16_000_000), "XML": (b"<=", 8_000_000)}  # each takes up to 100 bytes of memory
 _NAMES_SHOWN = 12
@@ -77,7 +77,12 @@ class _Drawn:
 
 
 def read_rois(
-    path: Path | str, *, mpp: float, classes: Sequence[str] = (), origin_px: tuple[int, int] = (0, 0)
+    path: Path | str,
+    *,
+    mpp: float,
+    classes: Sequence[str] = (),
+    origin_px: tuple[int, int] = (0, 0),
+    exclude: Sequence[str] | None = None,
 ) -> list[Roi]:
     """Read the regions in an annotation file, of any format below, recognised by its content.
 
@@ -98,6 +103,9 @@ def read_rois(
         Top left of the slide in the scanner's own level-0 pixels (OpenSlide's ``bounds-x``, ``bounds-y``). It is
         subtracted in ASAP and HALO files, which count from the scanner's origin. QuPath has subtracted it already, and
         ImageScope's slides have none.
+    exclude
+        If given, regions of the classes in `wsiscore.roi.classes.NOT_SCORED`, and of these classes or names, are
+        returned as excluded ones, after the others. `wsiscore.roi.classes.subtract` cuts them out.
 
     Returns
     -------
@@ -118,11 +126,12 @@ def read_rois(
     path, notes = Path(path), _Notes()
     try:
         drawings, from_scanner = _drawings(path, notes)
-        chosen = _chosen(drawings, classes)
+        out, others = _parted(drawings, exclude)
+        chosen = _chosen(others, classes, out)
         origin = origin_px if from_scanner else (0, 0)
         rois = [
-            Roi(name, to_um(_outline(name, drawn, notes), mpp, origin))
-            for name, drawn in zip(_unique(drawn.label for drawn in chosen), chosen, strict=True)
+            Roi(name, to_um(_outline(name, drawn, notes), mpp, origin), drawn.class_name, number >= len(chosen))
+            for number, (name, drawn) in enumerate(_named([*chosen, *out]))
         ]
         if not rois:
             left_out = f"; left out were {_listed(notes.ignored)}" if notes.ignored else ""
@@ -139,54 +148,6 @@ def read_rois(
             _shown([repr(name) for name in notes.repaired]),
         )
     return rois
-
-
-def roi_file_beside(slide_path: Path) -> Path | None:
-    """Return the annotation file beside a slide that has its stem, or None.
-
-    Its suffix is ``.geojson``, ``.geojson.gz``, ``.xml`` or ``.annotations`` in any case. Beside ``a.ome.tif`` both
-    ``a.ome.geojson`` and ``a.geojson`` are found.
-
-    Raises
-    ------
-    RoiError
-        If there is more than one.
-    """
-    stems = {slide_path.stem}
-    if slide_path.stem.casefold().endswith(".ome"):
-        stems.add(slide_path.stem[: -len(".ome")])
-    beside = slide_path.parent.glob("*")
-    found = sorted(file for file in beside if _annotation_stem(file) in stems and file.is_file())
-    if len(found) > 1:
-        names = ", ".join(file.name for file in found)
-        raise RoiError(f"{slide_path}: several annotation files lie beside it ({names}); choose one with --roi")
-    return found[0] if found else None
-
-
-def _annotation_stem(file: Path) -> str | None:
-    name = file.name
-    return next((name[: -len(end)] for end in _SUFFIXES if name.casefold().endswith(end)), None)
-
-
-def outlines_geojson(rois: Iterable[Roi], mpp: float) -> dict[str, Any]:
-    """Return ROIs as a GeoJSON FeatureCollection of annotations that QuPath opens, in level-0 pixels.
-
-    Parameters
-    ----------
-    rois
-        Outlines in micrometres from the slide's top left.
-    mpp
-        Micrometres per pixel of the slide's level 0.
-    """
-    features = [
-        {
-            "type": "Feature",
-            "geometry": json.loads(shapely.to_geojson(shapely.transform(roi.outline_um, lambda xy: xy / mpp))),
-            "properties": {"objectType": "annotation", "name": roi.name},
-        }
-        for roi in rois
-    ]
-    return {"type": "FeatureCollection", "features": features}
 
 
 # --- files -----------------------------------------------------------------------------------------------------
@@ -377,13 +338,33 @@ def _outline(name: str, drawn: _Drawn, notes: _Notes) -> Outline:
 # --- names -----------------------------------------------------------------------------------------------------
 
 
-def _chosen(drawings: list[_Drawn], classes: Sequence[str]) -> list[_Drawn]:
+def _parted(drawings: list[_Drawn], exclude: Sequence[str] | None) -> tuple[list[_Drawn], list[_Drawn]]:
+    """Return the annotations that are not scored, and the others; without a class, the name of one counts."""
+    if exclude is None:
+        return [], drawings
+    also = {_one_line(name).casefold() for name in exclude}
+    parts: tuple[list[_Drawn], list[_Drawn]] = ([], [])
+    for one in drawings:
+        named = also & {one.class_name.casefold(), one.name.casefold()}
+        parts[not (named or is_not_scored(one.class_name or one.name))].append(one)
+    return parts
+
+
+def _chosen(drawings: list[_Drawn], classes: Sequence[str], out: list[_Drawn]) -> list[_Drawn]:
     wanted = {_one_line(name).casefold() for name in classes}
     chosen = [one for one in drawings if not wanted or wanted & {one.class_name.casefold(), one.name.casefold()}]
-    if drawings and not chosen:
+    if wanted and not chosen and (drawings or out):
         there = sorted({one.class_name or one.name or "(none)" for one in drawings})
-        raise RoiError(f"no region is of class {' or '.join(classes)}; the classes there are: {_shown(there)}")
+        left_out = sorted({one.class_name or one.name for one in out})
+        also = f"; never scored are: {_shown(left_out)}" if out else ""
+        raise RoiError(
+            f"no region is of class {' or '.join(classes)}; the classes there are: {_shown(there) or 'none'}{also}"
+        )
     return chosen
+
+
+def _named(drawings: list[_Drawn]) -> Iterator[tuple[str, _Drawn]]:
+    return zip(_unique(drawn.label for drawn in drawings), drawings, strict=True)
 
 
 def _unique(labels: Iterable[str]) -> Iterator[str]:

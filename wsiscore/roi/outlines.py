@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -224,6 +225,8 @@ def clip_rois(rois: Sequence[Roi], width_um: float, height_um: float) -> list[Ro
             clipped.append(roi)
             continue
         inside = polygonal(roi.outline_um.intersection(slide))
+        if roi.excluded and not inside.area > 0:
+            continue
         if not inside.area > 0:
             left, top, right, bottom = roi.outline_um.bounds
             raise RoiError(
@@ -234,5 +237,5 @@ def clip_rois(rois: Sequence[Roi], width_um: float, height_um: float) -> list[Ro
         off = 1 - inside.area / roi.outline_um.area
         if off > _OFF_SLIDE:
             _log.warning("ROI %r: %.2g %% of it lies off the slide and was cut away", roi.name, 100 * off)
-        clipped.append(Roi(roi.name, inside))
+        clipped.append(replace(roi, outline_um=inside))
     return clipped

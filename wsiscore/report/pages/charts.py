@@ -14,7 +14,7 @@ from wsiscore.report.pages.svg import element
 from wsiscore.report.statistics import readable
 from wsiscore.score import SlideScore, Tally
 
-__all__ = ["histogram", "interval_bar", "interval_plot", "limit_curve"]
+__all__ = ["histogram", "interval_bar", "interval_bars", "interval_plot", "limit_curve"]
 
 _LOW_BAND, _HIGH_BAND = 5, 30  # percent; ASCO guideline 2022, recommendation 1.19
 
@@ -72,6 +72,24 @@ def interval_bar(
         role="img",
         aria_label=f"Index {index}, {name} {shown}, cutoff {cutoff:g} %",
         height=bottom + 22 * ticks,
+    )
+
+
+def interval_bars(score: SlideScore, *, labels: bool = False) -> Markup:
+    """Return a bar for each interval that is known: of counting, of sampling, of the model; `labels` as ticks."""
+    intervals = {"Counting": score.total.interval_95, "Sampling": score.sampling_95, "Model": score.model_interval}
+    known = {name: ends for name, ends in intervals.items() if name == "Counting" or math.isfinite(ends[0])}
+    last = len(known) - 1
+    return Markup().join(
+        interval_bar(
+            score.total,
+            score.cutoff,
+            interval=ends,
+            name=name,
+            head=labels and place == 0,
+            ticks=labels and place == last,
+        )
+        for place, (name, ends) in enumerate(known.items())
     )
 
 

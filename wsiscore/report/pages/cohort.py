@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from wsiscore.report.pages.charts import interval_bar, interval_plot
+from markupsafe import Markup
+
+from wsiscore.report.pages.charts import interval_bars, interval_plot
 from wsiscore.report.pages.rendering import write_page
-from wsiscore.report.result import Entry
-from wsiscore.report.statistics import Place, statistics_in
+from wsiscore.report.result import CaseResult, Entry
+from wsiscore.report.statistics import Place, Value, readable, statistics_in
+from wsiscore.report.thumbnail import MOST_BYTES, THUMBNAIL
 from wsiscore.score import SlideScore
 
 __all__ = ["write_index"]
@@ -20,8 +28,14 @@ _NUMBERS = tuple(each for each in statistics_in(Place.COHORT) if not each.is_tex
 _TEXTS = tuple(each for each in statistics_in(Place.COHORT) if each.is_text)
 
 
-def write_index(path: Path, entries: Sequence[Entry], report: str, links: Iterable[tuple[str, str]] = ()) -> None:
-    """Write the page of a cohort, slides in the order given.
+def write_index(
+    path: Path,
+    entries: Sequence[Entry],
+    report: str,
+    links: Iterable[tuple[str, str]] = (),
+    cases: Iterable[tuple[CaseResult, str]] = (),
+) -> None:
+    """Write the page of a cohort, slides in the order given. Its tables can be sorted where scripts run.
 
     Parameters
     ----------
@@ -33,6 +47,8 @@ def write_index(path: Path, entries: Sequence[Entry], report: str, links: Iterab
         Name of the report in a slide's folder.
     links
         Names of other files in a slide's folder to link to, each with the words of the link.
+    cases
+        Cases, each with the path of its page.
 
     Raises
     ------
@@ -51,7 +67,9 @@ def write_index(path: Path, entries: Sequence[Entry], report: str, links: Iterab
         plot=interval_plot(scores) if sum(score.total.n > 0 for score in scores) > 1 else None,
         number_headings=[each.column_heading for each in _NUMBERS],
         text_headings=[each.column_heading for each in _TEXTS],
-        slides=[_slide(entry) for entry in entries],
+        slides=[_slide(path.parent, entry) for entry in entries],
+        cases=[_case(case, link) for case, link in cases],
+        script=_script(),
         report=report,
         links=list(links),
     )
@@ -70,7 +88,45 @@ def _counts(entries: Sequence[Entry], scores: Sequence[SlideScore]) -> list[tupl
     ]
 
 
-def _slide(entry: Entry) -> dict[str, Any]:
+@cache
+def _script() -> dict[str, str]:
+    """Return the script that sorts tables, and its hash for the content security policy, under which no other runs."""
+    code = (files("wsiscore.report") / "templates" / "sort.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode("ascii")
+    return {"code": Markup(code), "hash": f"sha256-{digest}"}
+
+
+def _case(case: CaseResult, link: str) -> dict[str, Any]:
+    shown: dict[str, Any] = {"name": case.case, "link": quote(link), "slides": len(case.slides)}
+    if (score := case.score) is None:
+        return shown | {"index": "–", "key": "", "sampling": "–", "bar": "", "call": f"no index: {case.error}"}
+    return shown | {
+        "index": readable(score.total.ki67_index, decimals=1, unit="%"),
+        "key": _key(score.total.ki67_index),
+        "sampling": readable(*score.sampling_95, decimals=1, unit="%"),
+        "bar": interval_bars(score),
+        "call": score.call,
+    }
+
+
+def _key(value: Value) -> str:
+    """Return what a column is sorted by: a number, the lower end of an interval; empty if undefined."""
+    number = value[0] if isinstance(value, tuple) else value
+    return repr(float(number)) if isinstance(number, int | float) and math.isfinite(number) else ""
+
+
+def _thumbnail(folder: Path) -> str:
+    """Return the picture of a slide as an address that holds it; empty if there is none of a fitting size."""
+    try:
+        data = (folder / THUMBNAIL).read_bytes()
+    except OSError:
+        return ""
+    if not 0 < len(data) <= MOST_BYTES:
+        return ""
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _slide(out: Path, entry: Entry) -> dict[str, Any]:
     """Return what the row of a slide shows."""
     score = entry.score
     if score is None:
@@ -80,7 +136,8 @@ def _slide(entry: Entry) -> dict[str, Any]:
         "error": None,
         "folder": quote(entry.folder.encode("utf-8", "surrogateescape")),
         "virtual": score.virtual,
-        "numbers": [each.on_page(score, score.total) for each in _NUMBERS],
+        "thumbnail": _thumbnail(out / entry.folder) if entry.folder else "",
+        "numbers": [(each.on_page(score, score.total), _key(each.compute(score, score.total))) for each in _NUMBERS],
         "texts": [each.on_page(score, score.total) for each in _TEXTS],
-        "bar": interval_bar(score.total, score.cutoff),
+        "bar": interval_bars(score),
     }

@@ -162,13 +162,15 @@ def _histograms(cells: Cells) -> dict[str, Markup | None]:
 
 
 def _method(run: Mapping[str, Any]) -> dict[str, Any]:
-    model, settings = run.get("model", {}), run.get("settings", {})
+    model, settings, facts = run.get("model", {}), run.get("settings", {}), run.get("facts", {})
+    antibody = [facts[key] for key in ("clone", "platform") if facts.get(key)]
     return {
         "model": {"family": model.get("family"), "version": model.get("version")},
         "settings": {"smooth_um": None, **settings},
         "given": [
-            ("Specimen", run.get("specimen", "not given")),
-            ("Antibody clone and platform", run.get("antibody", "not given")),
+            ("Case", facts.get("case", "not given")),
+            ("Specimen", facts.get("specimen", "not given")),
+            ("Antibody clone and platform", ", ".join(antibody) or "not given"),
             ("Origin of the regions", settings.get("roi_source", "not given")),
             ("Weights, SHA-256", model.get("weights_sha256") or "none: the model has no weights"),
         ],
