@@ -8,13 +8,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsiscore.cells.rules import rule_fields, rule_flag
 from wsiscore.errors import ModelError, WsiscoreError
 from wsiscore.files import one_line
+
+if TYPE_CHECKING:
+    from wsiscore.evaluation.detection.truth import Kind
 
 __all__ = [
     "TILE_SIZES",
@@ -28,6 +31,7 @@ __all__ = [
     "of_rules",
     "of_slides",
     "paths_of",
+    "types_of",
 ]
 
 Command = Callable[..., Any]
@@ -161,6 +165,21 @@ def model_of(name: str | None) -> str | None:
     except ModelError as error:
         raise click.BadParameter(one_line(str(error)), param_hint="--model") from error
     return name if name in model_names() else str(folder.absolute())
+
+
+def types_of(text: str) -> dict[int, Kind]:
+    """Parse ``1=positive,2=negative``."""
+    from wsiscore.evaluation.detection.truth import Kind
+
+    types: dict[int, Kind] = {}
+    for pair in filter(None, text.split(",")):
+        number, _, name = pair.partition("=")
+        if not number.strip().isdecimal() or name.strip().casefold() not in {"positive", "negative", "unknown"}:
+            raise click.BadParameter(
+                f"found {pair!r}; wanted numbers and classes (positive, negative, unknown), as 1=positive,2=negative"
+            )
+        types[int(number)] = Kind[name.strip().upper()]
+    return types
 
 
 def paths_of(inputs: Sequence[str], roi: Path | None = None) -> Iterator[Path]:

@@ -8,7 +8,7 @@ a model stores and runs the encoder and the K branch, which saves 40 % of the ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,9 @@ from wsiscore.networks.generator import (
     pick_device,
     weights_of,
 )
+from wsiscore.networks.known_maps import fitted, known_losses
 from wsiscore.networks.learner import Learner, frozen, optimiser_step, to_bytes, total
+from wsiscore.networks.slide_norm import PooledNorms
 
 __all__ = ["FAMILY", "SPEC", "Config", "Decoder", "DualUNet", "Encoder", "Recipe", "UNet", "build", "read_published"]
 
@@ -53,6 +55,9 @@ class Config:
     width: int = option(64, "channels of the first level; the next three have 2, 4 and 8 times as many")
     blocks: int = option(4, "residual blocks at the end of the encoder and at the start of each decoder")
     maps: Literal[3, 4] = option(3, "maps of the K branch; the fourth is of nuclei other than the tumour's")
+    norm: Literal["tile", "slide"] = option(
+        "tile", "statistics of the normalisation: of each tile, or of the slide (in training, of all crops of a step)"
+    )
     detach: Literal["all", "bottleneck", "none"] = option(
         "all", "inputs of the K branch that are detached: the paper's, the published program's, or an ablation"
     )
@@ -230,13 +235,14 @@ class Recipe(Learner):
         self, config: Config, *, steps: int, seed: int, device: str, tiles: bool, start: Mapping[str, Any] | None
     ) -> None:
         self.config = config
-        self.targets = TargetRules(config.center, config.color_variation, config.others)
+        self.targets = TargetRules(config.center, config.color_variation, config.others, config.maps)
         self._tiles, self._steps = tiles, steps
         self._warm = round(steps * config.warm_fraction) if tiles else steps
         self._device = torch.device(pick_device(device))
         self.networks = initialised(self._build, seed).to(self._device)
         if start is not None:
-            load_weights(self._g.k_branch(), start, _description(config))
+            load_weights(self._g.k_branch(), fitted(start, config.blocks, config.maps), _description(config))
+        self._norms = PooledNorms(self._g if config.norm == "slide" else None)
         parts = dict(self.networks.named_children())
         self._discriminators = [part for name, part in parts.items() if name.startswith("discriminator")]
         generators = [part for name, part in parts.items() if not name.startswith("discriminator")]
@@ -257,6 +263,8 @@ class Recipe(Learner):
 
     def step(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
         """Take gradient step `number` and return its losses by name."""
+        if "known" in batch:
+            return self._known_step(batch, number)
         images = {name: self.to_unit(tiles) for name, tiles in batch.items()}
         if number < self._warm:
             self.set_learning_rate(self.config.warm_rate, self.config.decay, number, 0, self._warm)
@@ -265,6 +273,16 @@ class Recipe(Learner):
         else:
             self.set_learning_rate(self.config.rate, self.config.decay, number, self._warm, self._steps)
             losses = self._adversarial(images)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _known_step(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+        """Take a step on annotated and rendered nuclei."""
+        config = self.config
+        self.set_learning_rate(config.warm_rate, config.decay, number, 0, self._steps, rise=min(100, self._steps // 10))
+        x = self.to_unit(batch["rgb"])
+        with self._norms.counting(batch["inside"].to(self._device)), self.mixed_precision():
+            losses = known_losses(self._g.k_branch()(x), batch["maps"], batch["known"])
+        optimiser_step(self.optimisers[0], total(losses), clip=1.0)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _supervised(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -320,7 +338,7 @@ class Recipe(Learner):
             source = "tiles" if self._tiles else "rgb"
             x = self.to_unit(batch[source])
             colour, maps = self._g(x)
-            shown = {source: x, "maps": maps}
+            shown = {source: x, "maps": maps[:, :3]}
             if self._tiles:
                 y = self.to_unit(batch["mask_colour"])
                 shown |= {"colour": colour, "mask_colour": y, "inverse": self.networks["f"](y)}
@@ -378,6 +396,13 @@ def _published_names(blocks: int) -> dict[str, str]:
     return {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in layers.items() for kind in ("weight", "bias")}
 
 
+def adapt(config: Config, spec: GeneratorSpec) -> GeneratorSpec:
+    """Return the spec of a model of this configuration."""
+    others = ("other",) if config.maps == 4 else ()
+    channels = tuple(name for name in spec.channels if name != "other") + others
+    return replace(spec, channels=channels, norm=config.norm)
+
+
 FAMILY = Family(
     name=SPEC.family,
     spec=SPEC,
@@ -385,5 +410,7 @@ FAMILY = Family(
     build=build,
     recipe=Recipe,
     read_published=read_published,
+    adapt=adapt,
+    from_truth=True,
     renamed={"judge_width": "discriminator_width", "warm_share": "warm_fraction"},
 )
