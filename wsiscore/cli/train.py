@@ -211,7 +211,7 @@ def _command(name: str) -> click.Command:
     crop = click.option(
         "--crop", "crop_px", type=click.IntRange(32), default=side_px, show_default=True, help="Side of an item, px."
     )
-    own = (crop,) if family(name).pairs else (crop, *_MASKS, _APPEARANCES)
+    own: tuple[Any, ...] = (crop,) if family(name).pairs else (crop, *_MASKS, _APPEARANCES)
     own += _TRUTH if family(name).from_truth else ()
     for option in reversed((*_OPTIONS, *own)):
         run = option(run)

@@ -118,8 +118,9 @@ class Points:
     def near(self, side_px: int) -> Points:
         """Return the points in a (side, side) crop or close to it."""
         kept = ((self.xy_px > -_BORDER_PX) & (self.xy_px < side_px + _BORDER_PX)).all(1)
-        columns = (self.xy_px, self.radius_px, self.positive, self.negative, self.other)
-        return Points(*(column[kept] for column in columns))
+        return Points(
+            self.xy_px[kept], self.radius_px[kept], self.positive[kept], self.negative[kept], self.other[kept]
+        )
 
 
 def point_targets(

@@ -70,7 +70,8 @@ class Laboratory:
     def expose(self, od: Plane) -> Picture:
         """Return the picture, (S, S, 3) in 0..255, of optical densities."""
         light = np.float32(self.stray) + np.float32(1 - self.stray) * np.power(np.float32(10), -od)
-        return np.clip(light * self.glass + 0.5, 0, 255).astype(np.uint8)
+        picture: Picture = np.clip(light * self.glass + 0.5, 0, 255).astype(np.uint8)
+        return picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +264,9 @@ def stained_of(picture: AnnotatedPicture, stain: Stain) -> Stained:
     """Return a picture of H-DAB as its dyes, by the stain of its slide or group."""
     od = optical_density(picture.rgb, stain.white)
     h, d = stain.separate(picture.rgb)
-    rest = od - h[..., None] * np.float32(stain.hematoxylin) - d[..., None] * np.float32(stain.dab)
+    rest = (
+        od - h[..., None] * np.asarray(stain.hematoxylin, np.float32) - d[..., None] * np.asarray(stain.dab, np.float32)
+    )
     at = disc_mean(np.ascontiguousarray(d), _DISC_UM / picture.mpp)
     xy = picture.xy_px
     x, y = np.clip(xy.round().astype(int), 0, [d.shape[1] - 1, d.shape[0] - 1]).T

@@ -123,11 +123,12 @@ def read_truth(
     weights: list[tuple[float, ...]] = []
     for folder in folders:
         pictures = read_folder(folder, options)
-        recoloured = [
-            (own, picture.weight) for picture in pictures if picture.recolour and (own := outlined_of(picture))
-        ]
+        recoloured: list[tuple[Source, float]] = []
+        for picture in pictures:
+            if picture.recolour and (outlined := outlined_of(picture)):
+                recoloured.append((outlined, picture.weight))
         if recoloured:
-            groups.append(tuple(own for own, _ in recoloured))
+            groups.append(tuple(source for source, _ in recoloured))
             weights.append(tuple(weight for _, weight in recoloured))
         stained = [picture for picture in pictures if not picture.recolour and picture.weight > 0]
         for name in dict.fromkeys(picture.group for picture in stained):
@@ -180,7 +181,7 @@ class TruthSampler(Dataset[dict[str, Tensor]]):
         side = _rounded(self.crop_px * sides[rng.integers(len(sides))])
         side = min(side, _rounded(self.data.rendered.settings.side_px)) if rendered else side
         n = max(1, round(self.batch * (self.crop_px / side) ** 2))
-        crops = self._rendered(rng, n, side) if rendered else self._annotated(rng, n, side)
+        crops: Sequence[Any] = self._rendered(rng, n, side) if rendered else self._annotated(rng, n, side)
         return _finished(rng, crops, side, rendered=rendered)
 
     def _annotated(self, rng: np.random.Generator, n: int, side: int) -> list[Crop]:
@@ -202,7 +203,7 @@ class TruthSampler(Dataset[dict[str, Tensor]]):
                 crops.append(own.crop(rng, laboratory, gains, whole, data.mpp, zoom))
         return crops
 
-    def _rendered(self, rng: np.random.Generator, n: int, side: int) -> list[Crop]:
+    def _rendered(self, rng: np.random.Generator, n: int, side: int) -> list[Any]:
         """Return crops of one field; their second array is the cells and the third what lies beyond the field."""
         dataset = self.data.rendered
         rgb, cells = dataset.field(int(rng.integers(len(dataset))))
@@ -266,4 +267,4 @@ def _shadows(rgb: Picture, nucleus: npt.NDArray[np.bool_]) -> npt.NDArray[np.boo
     od = cv2.GaussianBlur(-np.log10(np.maximum(rgb, 1).astype(np.float32) / 255), (0, 0), 2.0)
     over = od - np.percentile(od[::4, ::4], 30, axis=(0, 1)).astype(np.float32)
     near = cv2.dilate(nucleus.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    return ~near & (over[..., 0] > 0.03) & (over[..., 2] < 1.5 * over[..., 0])
+    return np.asarray(~near & (over[..., 0] > 0.03) & (over[..., 2] < 1.5 * over[..., 0]), np.bool_)

@@ -168,10 +168,8 @@ def _read(
         weight = float(row.get("weight", 1))
     except ValueError as error:
         raise TruthError(f"{path.parent / _INDEX}, {path.stem}: {error}; wanted numbers as mpp and weight") from error
-    unmarked = row.get("unmarked", options.unmarked)
+    unmarked = options.unmarked if "unmarked" not in row else _unmarked(row["unmarked"], path)
     recolour = row["recolour"] not in ("0", "no", "false") if "recolour" in row else options.recolour
-    if unmarked not in ("ground", "unknown"):
-        raise TruthError(f"{path.parent / _INDEX}, {path.stem}: unmarked is ground or unknown, got {unmarked!r}")
     labels, xy_px, kind = _nuclei(annotation, rgb.shape[:2], mpp or 1.0, options.types or {})
     if mpp is None and (labels is None or not recolour):
         raise TruthError(f"{path} has no resolution; give --mpp, or a column mpp in {path.parent / _INDEX}")
@@ -195,6 +193,14 @@ def _read(
     return AnnotatedPicture(
         path.stem, rgb, mpp, sized, xy_px, kind, other, labels, inside, unmarked, recolour, group, weight
     )
+
+
+def _unmarked(text: str, path: Path) -> Unmarked:
+    if text == "ground":
+        return "ground"
+    if text == "unknown":
+        return "unknown"
+    raise TruthError(f"{path.parent / _INDEX}, {path.stem}: unmarked is ground or unknown, got {text!r}")
 
 
 def _nuclei(
