@@ -5,7 +5,7 @@
 * ``dsb2018``: stage 1 of the Data Science Bowl 2018, BBBC038 (CC0), its purple-stained tissue: ``images/<id>.png``,
   numbered ``labels/<id>.png`` and ``index.csv`` with id, group and nuclei. They have no resolution.
 * ``endonuke``: EndoNuke (CC BY 4.0): ``tiles/``, ``points/<name>.csv`` with class, x, y, and ``index.csv`` with
-  name, source and est_um_per_px.
+  name, source and est_um_per_px. ``--endonuke-held-out FOLDER`` gives the tiles that are kept for testing.
 * ``he-nucls``: NuCLS crops (CC0) at 0.25 µm/px: ``images/<name>.png`` and ``labels/<name>.npy`` with inst_map and
   type_map, 2 for tumour.
 
@@ -56,7 +56,7 @@ def finish(folder: Path, rows: Iterable[Row]) -> None:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
         for row in rows:
-            weight = WEIGHTS[folder.name] * float(str(row["weight"])) / total
+            weight = WEIGHTS.get(folder.name, 1.0) * float(str(row["weight"])) / total
             table.writerow({**dict.fromkeys(COLUMNS, ""), **row, "weight": f"{weight:.8g}"})
     sys.stdout.write(f"{folder}: {len(rows)} pictures\n")
 
@@ -103,6 +103,23 @@ def prepare_endonuke(source: Path, out: Path) -> None:
     finish(folder, ({**row, "weight": 1 / sizes[row["group"]]} for row in rows))
 
 
+def prepare_held_out(source: Path, out: Path) -> None:
+    """Tiles of the sources that are kept for testing; all their nuclei count."""
+    folder = begin(out / "endonuke-held-out")
+    rows: list[Row] = []
+    for row in rows_of(source / "index.csv"):
+        path = source / "points" / f"{row['name']}.csv"
+        if row["source"].split("_")[0] not in HELD_OUT or not path.exists():
+            continue
+        picture = next((source / "tiles").glob(f"{row['name']}.*"))
+        shutil.copyfile(picture, folder / picture.name)
+        with (folder / "truth" / path.name).open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerows([("x", "y", "class"), *((point["x"], point["y"], "") for point in rows_of(path))])
+        rows.append({"name": row["name"], "mpp": row["est_um_per_px"], "weight": 1})
+    finish(folder, rows)
+
+
 def write_points(path: Path, points: Iterable[Mapping[str, str]]) -> None:
     """Write points without a class, which is that of the DAB at each, and with the kind of tissue."""
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -127,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT")
     kinds = {"dsb2018": prepare_dsb, "endonuke": prepare_endonuke, "he-nucls": prepare_nucls}
+    kinds["endonuke-held-out"] = prepare_held_out
     for name in kinds:
         parser.add_argument(f"--{name}", type=Path, metavar="FOLDER")
     given = vars(parser.parse_args())
