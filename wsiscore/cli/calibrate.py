@@ -76,7 +76,7 @@ def calibrate(
 
     found = annotated_pictures(options.paths_of(predicted), truth, mpp=mpp, types=types, regions=regions)
     command = shlex.join(["wsiscore", *sys.argv[1:]])
-    name = truth.absolute().name
+    name = truth.absolute().stem
     result = choose(found, model or default_model(), out, radius_um=radius, command=command, name=name)
     for row in result.table:
         click.echo("\t".join(row))

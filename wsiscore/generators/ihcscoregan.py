@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy, l1_loss
+from torch.nn.functional import l1_loss
 
 from wsiscore.cells.rules import CenterRules
 from wsiscore.errors import ModelError
 from wsiscore.models.contract import Family, GeneratorSpec, TargetRules, option
-from wsiscore.networks.blocks import InstanceNorm, ResidualBlock
+from wsiscore.networks.blocks import ResidualBlock, down_block, up_block
 from wsiscore.networks.checkpoints import read_checkpoint
 from wsiscore.networks.discriminators import PatchDiscriminator, gan_loss
 from wsiscore.networks.generator import (
@@ -30,7 +30,7 @@ from wsiscore.networks.generator import (
     pick_device,
     weights_of,
 )
-from wsiscore.networks.known_maps import fitted, known_losses
+from wsiscore.networks.known_maps import fitted, known_losses, map_loss
 from wsiscore.networks.learner import Learner, frozen, optimiser_step, to_bytes, total
 from wsiscore.networks.slide_norm import PooledNorms
 
@@ -81,6 +81,8 @@ class Config:
             raise ValueError(f"width is at least 1 and blocks 0, got {self.width} and {self.blocks}")
         if self.detach not in ("all", "bottleneck", "none") or self.center not in ("peak", "distance"):
             raise ValueError(f"detach is all, bottleneck or none and center peak or distance, got {self}")
+        if self.maps not in (3, 4) or self.norm not in ("tile", "slide"):
+            raise ValueError(f"maps is 3 or 4 and norm tile or slide, got {self}")
         if not all(0 <= value <= 1 for value in (self.warm_fraction, self.decay, self.others)):
             raise ValueError(f"warm_fraction, decay and others lie in [0, 1], got {self}")
 
@@ -94,7 +96,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList(
             [
                 nn.Conv2d(3, w, 4, stride=2, padding=1),
-                *(_down(w * factor, 2 * w * factor) for factor in (1, 2, 4)),
+                *(down_block(w * factor, 2 * w * factor) for factor in (1, 2, 4)),
             ]
         )
         self.tail = nn.Sequential(*(ResidualBlock(8 * w) for _ in range(config.blocks)))
@@ -125,7 +127,7 @@ class Decoder(nn.Module):
         self.head = nn.Sequential(*(ResidualBlock(8 * w) for _ in range(config.blocks)))
         self.up = nn.ModuleList(
             [
-                *(_up(2 * w * factor, w * factor // 2) for factor in (8, 4, 2)),
+                *(up_block(2 * w * factor, w * factor // 2) for factor in (8, 4, 2)),
                 nn.Sequential(nn.ReLU(inplace=True), nn.ConvTranspose2d(2 * w, maps, 4, stride=2, padding=1)),
             ]
         )
@@ -214,13 +216,6 @@ def _description(config: Config) -> str:
     return f"family {SPEC.family!r} with width={config.width}, blocks={config.blocks}{maps}"
 
 
-def map_loss(maps: Tensor, target: Tensor) -> Tensor:
-    """Return the mean cross-entropy of maps in [-1, 1]; tanh(x) is a logistic function of 2 x."""
-    with torch.autocast(maps.device.type, enabled=False):
-        probability = (maps.float() * 0.5 + 0.5).clamp(1e-5, 1 - 1e-5)
-        return binary_cross_entropy(probability, target * 0.5 + 0.5)
-
-
 class Recipe(Learner):
     """The paper's objective (eq. 1 to 7) with least-squares losses, after supervised training on rendered tiles.
 
@@ -277,11 +272,10 @@ class Recipe(Learner):
 
     def _known_step(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
         """Take a step on annotated and rendered nuclei."""
-        config = self.config
-        self.set_learning_rate(config.warm_rate, config.decay, number, 0, self._steps, rise=min(100, self._steps // 10))
-        x = self.to_unit(batch["rgb"])
+        rate, decay, rise = self.config.warm_rate, self.config.decay, min(100, self._steps // 10)
+        self.set_learning_rate(rate, decay, number, 0, self._steps, rise=rise)
         with self._norms.counting(batch["inside"].to(self._device)), self.mixed_precision():
-            losses = known_losses(self._g.k_branch()(x), batch["maps"], batch["known"])
+            losses = known_losses(self._g.k_branch()(self.to_unit(batch["rgb"])), batch["maps"], batch["known"])
         optimiser_step(self.optimisers[0], total(losses), clip=1.0)
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -372,16 +366,6 @@ def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
     return Config(width=state[first].shape[0], blocks=blocks), weights
 
 
-def _down(inner: int, outer: int) -> nn.Sequential:
-    return nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(inner, outer, 4, stride=2, padding=1), InstanceNorm())
-
-
-def _up(inner: int, outer: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.ReLU(inplace=True), nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1), InstanceNorm()
-    )
-
-
 def _published_names(blocks: int) -> dict[str, str]:
     """Return the published name of each stored weight -> its name in this package."""
     layers = {"input.model.0": "encoder.down.0"}
@@ -398,8 +382,7 @@ def _published_names(blocks: int) -> dict[str, str]:
 
 def adapt(config: Config, spec: GeneratorSpec) -> GeneratorSpec:
     """Return the spec of a model of this configuration."""
-    others = ("other",) if config.maps == 4 else ()
-    channels = tuple(name for name in spec.channels if name != "other") + others
+    channels = (*(name for name in spec.channels if name != "other"), *("other",) * (config.maps - 3))
     return replace(spec, channels=channels, norm=config.norm)
 
 

@@ -9,12 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 
-__all__ = ["fitted", "known_losses"]
+__all__ = ["fitted", "known_losses", "map_loss"]
 
 _WEIGHTS = {"center": 2.0, "positive": 1.0, "negative": 1.0, "other": 0.5}
 _LEAST_KNOWN = 2000.0  # pixels: fewer count less
 _LAST = "decoder.up.3.1"
 _BLOCKS = (("encoder", "tail"), ("decoder", "head"))
+
+
+def map_loss(maps: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross-entropy of maps in [-1, 1]; tanh(x) is a logistic function of 2 x."""
+    with torch.autocast(maps.device.type, enabled=False):
+        probability = (maps.float() * 0.5 + 0.5).clamp(1e-5, 1 - 1e-5)
+        return binary_cross_entropy(probability, target * 0.5 + 0.5)
 
 
 def known_losses(maps: Tensor, target: Tensor, known: Tensor) -> dict[str, Tensor]:

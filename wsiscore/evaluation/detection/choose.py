@@ -19,7 +19,7 @@ from wsiscore.cells.table import Cells
 from wsiscore.evaluation.detection.matching import match
 from wsiscore.evaluation.detection.truth import Kind, TrueCells
 from wsiscore.mosaic import Mosaic
-from wsiscore.regions import inside
+from wsiscore.regions import PointIndex
 
 __all__ = ["Counts", "Picture", "Summary", "best_rules", "count_cells", "summarise"]
 
@@ -128,9 +128,10 @@ def count_cells(
 
 
 def _within(picture: Picture, x_um: npt.NDArray[np.float64], y_um: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    points = PointIndex(x_um, y_um)
     within = np.zeros(len(x_um), np.bool_)
     for outline in picture.outlines:
-        within |= inside(outline, x_um, y_um)
+        within[points.inside(outline)] = True
     return within
 
 
