@@ -26,7 +26,8 @@ _COMMANDS = {
     "info": "Say what slides and mosaics are.",
     "models": "List, describe and import models.",
     "evaluate": "Measure results against annotated cells, masks, pictures or clinical values.",
-    "train": "Train a generator on rendered truth, slides or aligned pictures.",
+    "calibrate": "Choose the rules of a model on annotated slides.",
+    "train": "Train a generator on annotated or rendered nuclei, slides or aligned pictures.",
     "render": "Render a Ki67 slide with known cells.",
 }
 """Name of the module and of the command in it, and what the overview says, so that it need load none of them."""

@@ -32,7 +32,7 @@ _types_given = click.option(
     "--types",
     metavar="N=CLASS,...",
     default="",
-    callback=lambda _ctx, _param, text: _types(text),
+    callback=lambda _ctx, _param, text: options.types_of(text),
     help="Classes of the numbers of a type_map, as 1=positive,2=negative; others are excluded. By default the classes "
     "of such a map are unknown.",
 )
@@ -202,19 +202,6 @@ def _cuts(text: str) -> tuple[float, ...]:
     if len(cuts) != 3 or not 0 < cuts[0] < cuts[1] < cuts[2] < math.inf:
         raise click.BadParameter(f"found {text!r}; wanted three increasing optical densities, as 0.2,0.4,0.6")
     return cuts
-
-
-def _types(text: str) -> dict[int, Kind]:
-    """Parse ``1=positive,2=negative``."""
-    from wsiscore.evaluation import Kind
-
-    types: dict[int, Kind] = {}
-    for pair in filter(None, text.split(",")):
-        number, _, name = pair.partition("=")
-        if not number.strip().isdecimal() or name.strip().casefold() not in {"positive", "negative"}:
-            raise click.BadParameter(f"found {pair!r}; wanted numbers and classes, as 1=positive,2=negative")
-        types[int(number)] = Kind[name.strip().upper()]
-    return types
 
 
 def _print(rows: Sequence[Sequence[str]]) -> None:

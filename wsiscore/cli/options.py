@@ -17,6 +17,9 @@ from wsiscore.cells.rules import rule_fields, rule_flag
 from wsiscore.errors import ModelError, WsiscoreError
 from wsiscore.files import one_line
 
+if TYPE_CHECKING:
+    from wsiscore.evaluation.detection.truth import Kind
+
 __all__ = [
     "TILE_SIZES",
     "FiniteRange",
@@ -31,6 +34,7 @@ __all__ = [
     "of_slides",
     "of_slides_or_manifest",
     "paths_of",
+    "types_of",
 ]
 
 if TYPE_CHECKING:
@@ -196,6 +200,21 @@ def model_of(name: str | None) -> str | None:
     except ModelError as error:
         raise click.BadParameter(one_line(str(error)), param_hint="--model") from error
     return name if name in model_names() else str(folder.absolute())
+
+
+def types_of(text: str) -> dict[int, Kind]:
+    """Parse ``1=positive,2=negative``."""
+    from wsiscore.evaluation.detection.truth import Kind
+
+    types: dict[int, Kind] = {}
+    for pair in filter(None, text.split(",")):
+        number, _, name = pair.partition("=")
+        if not number.strip().isdecimal() or name.strip().casefold() not in {"positive", "negative", "unknown"}:
+            raise click.BadParameter(
+                f"found {pair!r}; wanted numbers and classes (positive, negative, unknown), as 1=positive,2=negative"
+            )
+        types[int(number)] = Kind[name.strip().upper()]
+    return types
 
 
 def paths_of(inputs: Sequence[str], roi: Path | None = None, slide: Path | None = None) -> Iterator[Path]:

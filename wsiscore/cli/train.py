@@ -132,6 +132,55 @@ _MASKS = (
 )
 
 
+_TRUTH = (
+    click.option(
+        "--truth",
+        metavar="FOLDER",
+        multiple=True,
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Annotated pictures: points or outlines by stem beside them or in FOLDER/truth, as `evaluate cells` reads "
+        "them; index.csv may give name, mpp, unmarked, recolour, group, weight. Repeat.",
+    ),
+    click.option(
+        "--unmarked",
+        type=click.Choice(["ground", "unknown"]),
+        default="ground",
+        show_default=True,
+        help="What lies between marked nuclei: ground, or unknown where nuclei were left out.",
+    ),
+    click.option(
+        "--recolour", is_flag=True, help="Outlined pictures are of another stain: give them hematoxylin and DAB."
+    ),
+    click.option(
+        "--regions",
+        metavar="PATH",
+        type=click.Path(exists=True, path_type=Path),
+        help="Annotation files by stem: outside their outlines nothing is known.",
+    ),
+    click.option(
+        "--types",
+        metavar="N=CLASS,...",
+        default="",
+        callback=lambda _ctx, _param, text: options.types_of(text),
+        help="Classes of the numbers of a type_map: positive, negative or unknown; others are not of the tumour.",
+    ),
+    click.option(
+        "--rendered-fraction",
+        type=click.FloatRange(0, 1),
+        default=0.36,
+        show_default=True,
+        help="Fraction of the steps on rendered fields, with --truth.",
+    ),
+)
+_APPEARANCES = click.option(
+    "--appearances",
+    type=click.Choice(["usual", "wide"]),
+    default="usual",
+    show_default=True,
+    help="Kinds of rendered fields; wide adds small crowded nuclei, nests of low index, grey-brown and black nuclei.",
+)
+
+
 class _Families(click.Group):
     """One command per family that can be trained, made when it is called: its help lists the fields of its Config."""
 
@@ -162,7 +211,8 @@ def _command(name: str) -> click.Command:
     crop = click.option(
         "--crop", "crop_px", type=click.IntRange(32), default=side_px, show_default=True, help="Side of an item, px."
     )
-    own = (crop,) if family(name).pairs else (crop, *_MASKS)
+    own: tuple[Any, ...] = (crop,) if family(name).pairs else (crop, *_MASKS, _APPEARANCES)
+    own += _TRUTH if family(name).from_truth else ()
     for option in reversed((*_OPTIONS, *own)):
         run = option(run)
     config = [field.name for field in fields(family(name).config)]
@@ -269,11 +319,13 @@ def _config(name: str, settings: Sequence[str], start: Mapping[str, Any]) -> Any
 
 
 def _value(key: str, text: str, hint: Any) -> Any:
-    if get_origin(hint) is Literal:
-        kind: Any = click.Choice([str(choice) for choice in get_args(hint)])
+    choices = {str(choice): choice for choice in get_args(hint)} if get_origin(hint) is Literal else {}
+    if choices:
+        kind: Any = click.Choice(list(choices))
     else:
         kind = {int: click.INT, float: click.FLOAT, bool: click.BOOL}.get(hint, click.STRING)
     try:
-        return kind.convert(text, None, None)
+        value = kind.convert(text, None, None)
+        return choices.get(value, value)
     except click.BadParameter as error:
         raise click.BadParameter(f"{key}: {error.message}", param_hint="--set") from error

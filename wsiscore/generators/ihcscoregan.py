@@ -8,18 +8,18 @@ a model stores and runs the encoder and the K branch, which saves 40 % of the ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy, l1_loss
+from torch.nn.functional import l1_loss
 
 from wsiscore.cells.rules import CenterRules
 from wsiscore.errors import ModelError
 from wsiscore.models.contract import Family, GeneratorSpec, TargetRules, option
-from wsiscore.networks.blocks import InstanceNorm, ResidualBlock
+from wsiscore.networks.blocks import ResidualBlock, down_block, up_block
 from wsiscore.networks.checkpoints import read_checkpoint
 from wsiscore.networks.discriminators import PatchDiscriminator, gan_loss
 from wsiscore.networks.generator import (
@@ -30,7 +30,9 @@ from wsiscore.networks.generator import (
     pick_device,
     weights_of,
 )
+from wsiscore.networks.known_maps import fitted, known_losses, map_loss
 from wsiscore.networks.learner import Learner, frozen, optimiser_step, to_bytes, total
+from wsiscore.networks.slide_norm import PooledNorms
 
 __all__ = ["FAMILY", "SPEC", "Config", "Decoder", "DualUNet", "Encoder", "Recipe", "UNet", "build", "read_published"]
 
@@ -53,6 +55,9 @@ class Config:
     width: int = option(64, "channels of the first level; the next three have 2, 4 and 8 times as many")
     blocks: int = option(4, "residual blocks at the end of the encoder and at the start of each decoder")
     maps: Literal[3, 4] = option(3, "maps of the K branch; the fourth is of nuclei other than the tumour's")
+    norm: Literal["tile", "slide"] = option(
+        "tile", "statistics of the normalisation: of each tile, or of the slide (in training, of all crops of a step)"
+    )
     detach: Literal["all", "bottleneck", "none"] = option(
         "all", "inputs of the K branch that are detached: the paper's, the published program's, or an ablation"
     )
@@ -76,6 +81,8 @@ class Config:
             raise ValueError(f"width is at least 1 and blocks 0, got {self.width} and {self.blocks}")
         if self.detach not in ("all", "bottleneck", "none") or self.center not in ("peak", "distance"):
             raise ValueError(f"detach is all, bottleneck or none and center peak or distance, got {self}")
+        if self.maps not in (3, 4) or self.norm not in ("tile", "slide"):
+            raise ValueError(f"maps is 3 or 4 and norm tile or slide, got {self}")
         if not all(0 <= value <= 1 for value in (self.warm_fraction, self.decay, self.others)):
             raise ValueError(f"warm_fraction, decay and others lie in [0, 1], got {self}")
 
@@ -89,7 +96,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList(
             [
                 nn.Conv2d(3, w, 4, stride=2, padding=1),
-                *(_down(w * factor, 2 * w * factor) for factor in (1, 2, 4)),
+                *(down_block(w * factor, 2 * w * factor) for factor in (1, 2, 4)),
             ]
         )
         self.tail = nn.Sequential(*(ResidualBlock(8 * w) for _ in range(config.blocks)))
@@ -120,7 +127,7 @@ class Decoder(nn.Module):
         self.head = nn.Sequential(*(ResidualBlock(8 * w) for _ in range(config.blocks)))
         self.up = nn.ModuleList(
             [
-                *(_up(2 * w * factor, w * factor // 2) for factor in (8, 4, 2)),
+                *(up_block(2 * w * factor, w * factor // 2) for factor in (8, 4, 2)),
                 nn.Sequential(nn.ReLU(inplace=True), nn.ConvTranspose2d(2 * w, maps, 4, stride=2, padding=1)),
             ]
         )
@@ -209,13 +216,6 @@ def _description(config: Config) -> str:
     return f"family {SPEC.family!r} with width={config.width}, blocks={config.blocks}{maps}"
 
 
-def map_loss(maps: Tensor, target: Tensor) -> Tensor:
-    """Return the mean cross-entropy of maps in [-1, 1]; tanh(x) is a logistic function of 2 x."""
-    with torch.autocast(maps.device.type, enabled=False):
-        probability = (maps.float() * 0.5 + 0.5).clamp(1e-5, 1 - 1e-5)
-        return binary_cross_entropy(probability, target * 0.5 + 0.5)
-
-
 class Recipe(Learner):
     """The paper's objective (eq. 1 to 7) with least-squares losses, after supervised training on rendered tiles.
 
@@ -230,13 +230,14 @@ class Recipe(Learner):
         self, config: Config, *, steps: int, seed: int, device: str, tiles: bool, start: Mapping[str, Any] | None
     ) -> None:
         self.config = config
-        self.targets = TargetRules(config.center, config.color_variation, config.others)
+        self.targets = TargetRules(config.center, config.color_variation, config.others, config.maps)
         self._tiles, self._steps = tiles, steps
         self._warm = round(steps * config.warm_fraction) if tiles else steps
         self._device = torch.device(pick_device(device))
         self.networks = initialised(self._build, seed).to(self._device)
         if start is not None:
-            load_weights(self._g.k_branch(), start, _description(config))
+            load_weights(self._g.k_branch(), fitted(start, config.blocks, config.maps), _description(config))
+        self._norms = PooledNorms(self._g if config.norm == "slide" else None)
         parts = dict(self.networks.named_children())
         self._discriminators = [part for name, part in parts.items() if name.startswith("discriminator")]
         generators = [part for name, part in parts.items() if not name.startswith("discriminator")]
@@ -257,6 +258,8 @@ class Recipe(Learner):
 
     def step(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
         """Take gradient step `number` and return its losses by name."""
+        if "known" in batch:
+            return self._known_step(batch, number)
         images = {name: self.to_unit(tiles) for name, tiles in batch.items()}
         if number < self._warm:
             self.set_learning_rate(self.config.warm_rate, self.config.decay, number, 0, self._warm)
@@ -265,6 +268,15 @@ class Recipe(Learner):
         else:
             self.set_learning_rate(self.config.rate, self.config.decay, number, self._warm, self._steps)
             losses = self._adversarial(images)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _known_step(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+        """Take a step on annotated and rendered nuclei."""
+        rate, decay, rise = self.config.warm_rate, self.config.decay, min(100, self._steps // 10)
+        self.set_learning_rate(rate, decay, number, 0, self._steps, rise=rise)
+        with self._norms.counting(batch["inside"].to(self._device)), self.mixed_precision():
+            losses = known_losses(self._g.k_branch()(self.to_unit(batch["rgb"])), batch["maps"], batch["known"])
+        optimiser_step(self.optimisers[0], total(losses), clip=1.0)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _supervised(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -320,7 +332,7 @@ class Recipe(Learner):
             source = "tiles" if self._tiles else "rgb"
             x = self.to_unit(batch[source])
             colour, maps = self._g(x)
-            shown = {source: x, "maps": maps}
+            shown = {source: x, "maps": maps[:, :3]}
             if self._tiles:
                 y = self.to_unit(batch["mask_colour"])
                 shown |= {"colour": colour, "mask_colour": y, "inverse": self.networks["f"](y)}
@@ -354,16 +366,6 @@ def read_published(path: Path) -> tuple[Config, dict[str, Any]]:
     return Config(width=state[first].shape[0], blocks=blocks), weights
 
 
-def _down(inner: int, outer: int) -> nn.Sequential:
-    return nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(inner, outer, 4, stride=2, padding=1), InstanceNorm())
-
-
-def _up(inner: int, outer: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.ReLU(inplace=True), nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1), InstanceNorm()
-    )
-
-
 def _published_names(blocks: int) -> dict[str, str]:
     """Return the published name of each stored weight -> its name in this package."""
     layers = {"input.model.0": "encoder.down.0"}
@@ -378,6 +380,12 @@ def _published_names(blocks: int) -> dict[str, str]:
     return {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in layers.items() for kind in ("weight", "bias")}
 
 
+def adapt(config: Config, spec: GeneratorSpec) -> GeneratorSpec:
+    """Return the spec of a model of this configuration."""
+    channels = (*(name for name in spec.channels if name != "other"), *("other",) * (config.maps - 3))
+    return replace(spec, channels=channels, norm=config.norm)
+
+
 FAMILY = Family(
     name=SPEC.family,
     spec=SPEC,
@@ -385,5 +393,7 @@ FAMILY = Family(
     build=build,
     recipe=Recipe,
     read_published=read_published,
+    adapt=adapt,
+    from_truth=True,
     renamed={"judge_width": "discriminator_width", "warm_share": "warm_fraction"},
 )

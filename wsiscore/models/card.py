@@ -13,9 +13,11 @@ from wsiscore.cells.rules import KINDS, Rules
 from wsiscore.errors import ModelError
 from wsiscore.models.contract import GeneratorSpec
 
-__all__ = ["CARD", "Card", "Measurement", "Weights", "card_json", "read_card"]
+__all__ = ["CARD", "INDEX_ERROR", "Card", "Measurement", "Weights", "card_json", "read_card"]
 
 CARD = "card.json"
+INDEX_ERROR = "mean absolute error of the index, points"
+"""Metric of a `Measurement` of the index, as a report quotes it."""
 _NUMBER = (int, float)
 _TEXTS = ("name", "family", "version", "description", "licence", "trained_on")
 _CARD_KEYS = dict.fromkeys(_TEXTS, (str,)) | {
@@ -38,7 +40,6 @@ _SPEC_KEYS = {
 }
 _MEASUREMENT_KEYS = {"set": (str,), "metric": (str,), "value": (*_NUMBER, str), "command": (str,)}
 _WEIGHTS_KEYS = {"file": (str,), "sha256": (str,)}
-_INDEX_ERROR = "mean absolute error of the index, points"
 _MOST_BYTES = 4 << 20
 _MPP = (0.05, 20.0)  # as of slides
 _LARGEST_TILE_PX = 4096
@@ -122,7 +123,7 @@ class Card:
     @property
     def index_errors(self) -> dict[str, float]:
         """Mean absolute error of the index in points, by set of `tested_on`; a report quotes them."""
-        quoted = (entry for entry in self.tested_on if entry.metric == _INDEX_ERROR)
+        quoted = (entry for entry in self.tested_on if entry.metric == INDEX_ERROR)
         return {entry.set: entry.value for entry in quoted if not isinstance(entry.value, str)}
 
     @property

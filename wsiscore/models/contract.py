@@ -174,11 +174,14 @@ class TargetRules:
     others
         Height of the centre map, in [0, 1], on rendered nuclei that are not the tumour's: at 0 the model learns to
         leave them out, at 1 to count them.
+    maps
+        3, or 4 with a map of nuclei that are not the tumour's.
     """
 
     center: Literal["peak", "distance"] = "peak"
     color_variation: bool = True
     others: float = 1.0
+    maps: Literal[3, 4] = 3
 
 
 class Recipe(Protocol):
@@ -188,6 +191,8 @@ class Recipe(Protocol):
     masks and target maps; ``mask_colour``, ``mask_maps`` those of unrelated nuclei; ``tiles`` real ones without
     labels, where there are any. A family that is trained on aligned pictures (`Family.pairs`) is given those instead,
     under the names it asks for, cropped, rotated and mirrored alike, and what its `Family.derived` adds to them.
+    A family with `Family.from_truth` may be given ``rgb`` with ``maps`` and ``known``, (B, 4, H, W): centre, positive,
+    negative and other, and how much each pixel of each counts, in 0..255; and ``inside``, (B, 1, H, W), 0 or 1.
     """
 
     targets: TargetRules | None
@@ -266,6 +271,11 @@ class Family:
         not one. None if there are no published weights.
     imported
         What such an imported model is, in a few words.
+    adapt
+        ``adapt(config, spec)`` returns the spec of a model of this configuration, where that decides the channels or
+        the normalisation; None where it does not.
+    from_truth
+        Whether it can be trained on annotated pictures: its recipe then takes batches with the weights of pixels.
     renamed
         Former name of a field of `config` -> its name now, for the cards and commands of earlier versions.
     """
@@ -279,6 +289,8 @@ class Family:
     derived: Callable[[Mapping[str, Pixels]], Mapping[str, Pixels]] | None = None
     read_published: Callable[[Path], tuple[Any, Weights]] | None = None
     imported: str = "Published weights"
+    adapt: Callable[[Any, GeneratorSpec], GeneratorSpec] | None = None
+    from_truth: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     def current(self, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ __all__ = [
     "load_model",
     "model_names",
     "read_card",
+    "write_card",
     "write_model",
 ]
 
@@ -106,7 +107,18 @@ def write_model(folder: Path, card: Card, weights: Mapping[str, Any] | None) -> 
         entry = Weights(WEIGHTS, hashlib.sha256(content).hexdigest())
         with replacing(folder / WEIGHTS) as part:
             part.write_bytes(content)
-    card = replace(card, weights=entry, folder=folder)
+    return write_card(folder, replace(card, weights=entry))
+
+
+def write_card(folder: Path, card: Card) -> Card:
+    """Write the card of a model whose weights are in the folder, or will be; return it with its `folder` set.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written.
+    """
+    card = replace(card, folder=folder)
     with replacing(folder / CARD) as part:
         part.write_text(json.dumps(card_json(card), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return card

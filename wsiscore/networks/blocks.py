@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-__all__ = ["InstanceNorm", "Norm", "ResNet", "ResidualBlock", "SampleNorm", "UNet"]
+__all__ = ["InstanceNorm", "Norm", "ResNet", "ResidualBlock", "SampleNorm", "UNet", "down_block", "up_block"]
 
 Norm = Callable[[int], nn.Module]
 """Makes a normalisation layer for a number of channels."""
@@ -63,6 +63,18 @@ class SampleNorm(nn.Module):
             batch_norm(item, None, None, self.weight, self.bias, training=True) for item in torch.split(features, 1)
         ]
         return torch.cat(normed) if len(normed) > 1 else normed[0]
+
+
+def down_block(inner: int, outer: int) -> nn.Sequential:
+    """Return a layer of a U-Net that halves height and width, from `inner` to `outer` channels."""
+    return nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(inner, outer, 4, stride=2, padding=1), InstanceNorm())
+
+
+def up_block(inner: int, outer: int) -> nn.Sequential:
+    """Return a layer of a U-Net that doubles height and width, from `inner` to `outer` channels."""
+    return nn.Sequential(
+        nn.ReLU(inplace=True), nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1), InstanceNorm()
+    )
 
 
 class ResidualBlock(nn.Module):

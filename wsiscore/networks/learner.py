@@ -34,7 +34,9 @@ class Learner:
         """Return the autocast context for training: bfloat16 on CUDA, single precision elsewhere."""
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda")
 
-    def set_learning_rate(self, rate: float, decay: float, number: int, first: int, last: int) -> None:
+    def set_learning_rate(
+        self, rate: float, decay: float, number: int, first: int, last: int, *, rise: int = 1
+    ) -> None:
         """Set the learning rate of all optimisers for a step: constant, then falling linearly to 0.
 
         Parameters
@@ -47,11 +49,13 @@ class Learner:
             Step; `first` <= `number` < `last`.
         first, last
             Range of steps.
+        rise
+            Steps at the start over which it rises linearly.
         """
         falling = max((last - first) * decay, 1)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = rate * min(1.0, (last - number) / falling)
+                group["lr"] = rate * min(1.0, (number - first + 1) / max(rise, 1), (last - number) / falling)
 
     def state(self) -> dict[str, Any]:
         """Return the weights of all networks and the state of all optimisers."""
@@ -73,10 +77,12 @@ def _current(name: str) -> str:
     return name
 
 
-def optimiser_step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Take one gradient step on a loss."""
+def optimiser_step(optimiser: torch.optim.Optimizer, loss: Tensor, *, clip: float | None = None) -> None:
+    """Take one gradient step on a loss, with the norm of the gradients at most `clip`."""
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_([at for group in optimiser.param_groups for at in group["params"]], clip)
     optimiser.step()
 
 

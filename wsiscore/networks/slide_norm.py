@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, batch_norm
 
 from wsiscore.networks.blocks import InstanceNorm, SampleNorm
 
-__all__ = ["Statistics", "frozen", "measure"]
+__all__ = ["PooledNorms", "Statistics", "frozen", "measure"]
 
 _EPSILON = 1e-5
 
@@ -52,6 +53,55 @@ class _Measuring(nn.Module):
         variance = (apart.square() * weights).sum(dim=(0, 2, 3)) / total
         self.mean, self.scale = mean, torch.rsqrt(variance + _EPSILON)
         return _affine(self.layer, apart * self.scale[:, None, None]).to(features.dtype)
+
+
+class PooledNorms:
+    """Training for slide statistics: the instance normalisation of a network pools over the whole batch.
+
+    Parameters
+    ----------
+    network
+        Its layers of `InstanceNorm` are replaced, in place. They have no weights, so names of weights stay. None: no
+        network; each tile is normalised by itself.
+    """
+
+    def __init__(self, network: nn.Module | None) -> None:
+        self._weights: Tensor | None = None
+        for _, parent, child, layer in list(_norms(network)) if network else ():
+            if isinstance(layer, InstanceNorm):
+                setattr(parent, child, _Pooled(self))
+
+    @contextmanager
+    def counting(self, inside: Tensor) -> Iterator[None]:
+        """Run the block with statistics over the pixels where `inside`, (B, 1, H, W), is 1 and not 0."""
+        self._weights = None if bool(inside.all()) else inside.float()
+        try:
+            yield
+        finally:
+            self._weights = None
+
+    def normalise(self, features: Tensor) -> Tensor:
+        """Return (B, C, H, W) with mean 0 and variance 1 in each channel over the batch."""
+        exact = features.float()
+        if self._weights is None:
+            return batch_norm(exact, None, None, training=True, eps=_EPSILON).to(features.dtype)
+        weights = adaptive_avg_pool2d(self._weights, (exact.shape[-2], exact.shape[-1]))
+        total = weights.sum().clamp_min(1e-6)
+        apart = exact - (exact * weights).sum(dim=(0, 2, 3), keepdim=True) / total
+        variance = (apart.square() * weights).sum(dim=(0, 2, 3), keepdim=True) / total
+        return (apart * torch.rsqrt(variance + _EPSILON)).to(features.dtype)
+
+
+class _Pooled(InstanceNorm):
+    """A normalisation layer of `PooledNorms`."""
+
+    def __init__(self, norms: PooledNorms) -> None:
+        super().__init__()
+        self._norms = norms
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (B, C, H, W), see `PooledNorms.normalise`."""
+        return self._norms.normalise(features)
 
 
 class _Fixed(nn.Module):

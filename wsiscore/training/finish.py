@@ -14,12 +14,11 @@ import numpy.typing as npt
 from wsiscore.cells.maxima import local_maxima, smooth_center
 from wsiscore.cells.rules import CenterRules
 from wsiscore.models.card import Card
-from wsiscore.models.contract import Generator, GeneratorSpec, Recipe
+from wsiscore.models.contract import Generator, GeneratorSpec, Recipe, SlideAdaptive
 from wsiscore.models.registry import family
 from wsiscore.models.store import write_model
 from wsiscore.stain import Stain, dab_od_map
-from wsiscore.training.data import TrainingData
-from wsiscore.training.pairs import PairTrainingData
+from wsiscore.training.inputs import AnyTrainingData
 from wsiscore.training.settings import TrainSettings
 from wsiscore.training.targets import OTHERS
 
@@ -75,7 +74,7 @@ def check_polarity(generator: Generator, tiles: Picture) -> Polarity:
     stain = Stain.estimate(tiles.transpose(0, 2, 3, 1))
     order = [spec.channels.index(name) for name in ("center", "positive", "negative")]
     for tile in tiles:
-        center, positive, negative = generator(tile[None])[0][order]
+        center, positive, negative = _of_slide(generator, tile[None])(tile[None])[0][order]
         dab_od = dab_od_map(np.ascontiguousarray(tile.transpose(1, 2, 0)), stain, spec.mpp)
         cell = center > threshold
         for row, called in enumerate((cell & (positive > negative), cell & (positive < negative))):
@@ -83,8 +82,8 @@ def check_polarity(generator: Generator, tiles: Picture) -> Polarity:
     return Polarity(*(float(od / n) if n >= _MIN_PX else float("nan") for n, od in totals))
 
 
-def choose_rules(generator: Generator, data: TrainingData | PairTrainingData) -> CenterRules:
-    """Return the rules with the highest F1 over all tumour nuclei of rendered fields.
+def choose_rules(generator: Generator, data: AnyTrainingData) -> CenterRules:
+    """Return the rules with the highest F1 over the nuclei of rendered fields that the centre map is of.
 
     Parameters
     ----------
@@ -103,9 +102,10 @@ def choose_rules(generator: Generator, data: TrainingData | PairTrainingData) ->
     for number in fields[:: -(-len(fields) // _SAMPLED)]:
         rgb, cells = rendered.field(number)
         side = min(length - length % spec.multiple_px for length in cells.shape)
-        center = generator(np.ascontiguousarray(rgb[:side, :side].transpose(2, 0, 1)[None]))[0]
-        center = center[spec.channels.index("center")]
-        of = np.where(np.abs(cells[:side, :side]) < OTHERS, np.abs(cells[:side, :side]), 0)
+        tile = np.ascontiguousarray(rgb[:side, :side].transpose(2, 0, 1)[None])
+        center = _of_slide(generator, tile)(tile)[0][spec.channels.index("center")]
+        of = np.abs(cells[:side, :side])
+        of = of if "other" in spec.channels else np.where(of < OTHERS, of, 0)
         true += len(np.unique(of)) - 1
         hits = {
             (radius_um, smooth_um): _peaks(center, of, radius_um / spec.mpp, smooth_um / spec.mpp)
@@ -119,6 +119,11 @@ def choose_rules(generator: Generator, data: TrainingData | PairTrainingData) ->
     if not true:
         return _center_rules(spec)
     return tried[int(np.argmax(right / (found + true)))]
+
+
+def _of_slide(generator: Generator, tiles: Picture) -> Generator:
+    """Return the generator for the slide that these tiles are of, where its normalisation depends on the slide."""
+    return generator.for_slide(tiles) if isinstance(generator, SlideAdaptive) else generator
 
 
 def _peaks(
@@ -143,7 +148,7 @@ def write_trained(
     folder: Path,
     recipe: Recipe,
     settings: TrainSettings,
-    data: TrainingData | PairTrainingData,
+    data: AnyTrainingData,
     spec: GeneratorSpec,
     *,
     name: str,
@@ -191,7 +196,7 @@ def write_trained(
     return write_model(folder, card, weights)
 
 
-def _named_by_dab(generator: Generator, data: TrainingData | PairTrainingData) -> tuple[GeneratorSpec, str]:
+def _named_by_dab(generator: Generator, data: AnyTrainingData) -> tuple[GeneratorSpec, str]:
     """Return the spec with the class channels named by their DAB, and a sentence on it."""
     spec, tiles = generator.spec, _sample(data, generator.spec)
     polarity = check_polarity(generator, tiles)
@@ -209,7 +214,7 @@ def _polarity_sentence(polarity: Polarity, n: int, kind: str) -> str:
     return f"{found}; trained the other way round, the channels were exchanged" if polarity.swapped else found
 
 
-def _sample(data: TrainingData | PairTrainingData, spec: GeneratorSpec) -> Picture:
+def _sample(data: AnyTrainingData, spec: GeneratorSpec) -> Picture:
     """Return (N, 3, H, W): evenly spread tiles, as many pixels of each as the generator can take."""
     tiles = []
     for tile in data.examples(_SAMPLED):

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
-from wsiscore.errors import SlideError
+from wsiscore.errors import SlideError, TruthError
+from wsiscore.evaluation.detection.truth import Kind
 from wsiscore.models.contract import GeneratorSpec
 from wsiscore.models.registry import family
 from wsiscore.synthetic.stains import STAINS
 from wsiscore.tiles import TileList
-from wsiscore.training.data import TrainingData
+from wsiscore.training.data import Sampler, TrainingData
 from wsiscore.training.folds import Split, read_slide_cases, slide_of_tile, split_by_case, write_split
 from wsiscore.training.mask_files import find_masks
-from wsiscore.training.pairs import PairTrainingData, find_aligned, find_aligned_slides, tile_aligned
+from wsiscore.training.pairs import PairSampler, PairTrainingData, find_aligned, find_aligned_slides, tile_aligned
 from wsiscore.training.prepare import DatasetSettings, PairDatasetSettings, RenderedDataset, render_dataset
+from wsiscore.training.truth_data import TruthSampler, TruthTrainingData, read_truth
+from wsiscore.training.truth_files import TruthOptions, Unmarked
+from wsiscore.training.wide import WideDatasetSettings
 
-__all__ = ["TILE_PX", "DataOptions", "prepare_data"]
+__all__ = ["TILE_PX", "AnySampler", "AnyTrainingData", "DataOptions", "prepare_data"]
+
+AnyTrainingData = TrainingData | PairTrainingData | TruthTrainingData
+AnySampler = Sampler | PairSampler | TruthSampler
 
 TILE_PX = 256
 """Side of the tiles cut from slides, and of rendered fields."""
 
+_FIELD_CROPS = 2.8  # side of a rendered field, in crops, where crops have several sizes
 _CACHE, _EARLIER_CACHE = "cache", "pool"
 
 Tiler = Callable[[Path, Path, float, int], Path]
@@ -53,6 +62,14 @@ class DataOptions:
         As for `split_by_case`.
     masks, mask_mpp, mask_size_px
         As for `find_masks`.
+    truth
+        Folders of annotated pictures, as for `read_truth`; none: rendered fields and unlabelled tiles.
+    unmarked, recolour, regions, types
+        As for `TruthOptions`.
+    rendered_fraction
+        Fraction of the steps on rendered fields where there is truth.
+    appearances
+        ``usual`` kinds of rendered fields, or ``wide``.
     workers
         Number of processes that render.
     """
@@ -72,12 +89,19 @@ class DataOptions:
     masks: Path | None = None
     mask_mpp: float | None = None
     mask_size_px: tuple[int, int] | None = None
+    truth: tuple[Path, ...] = ()
+    unmarked: Unmarked = "ground"
+    recolour: bool = False
+    regions: Path | None = None
+    types: Mapping[int, Kind] = field(default_factory=dict)
+    rendered_fraction: float = 0.36
+    appearances: Literal["usual", "wide"] = "usual"
     workers: int = 0
 
 
 def prepare_data(
     spec: GeneratorSpec, paths: Sequence[Path], out: Path, options: DataOptions, tile: Tiler
-) -> TrainingData | PairTrainingData:
+) -> AnyTrainingData:
     """Find, cut, split and render what a family is trained on.
 
     Parameters
@@ -95,9 +119,11 @@ def prepare_data(
 
     Raises
     ------
-    SlideError, RoiError, OutputError
+    SlideError, RoiError, TruthError, OutputError
         If something cannot be read, split or written.
     """
+    if options.truth:
+        return _truth_data(spec, paths, out, options)
     return (_pair_data if family(spec.family).pairs else _tile_data)(spec, paths, out, options, tile)
 
 
@@ -114,8 +140,23 @@ def _tile_data(
         split = _split([png for path in paths for png in _tiles_of(path, spec, out, tile)], slide_of_tile, options)
         write_split(out / "split.csv", split)
         tiles = split.train
-    settings = DatasetSettings(options.fields, TILE_PX, spec.mpp, options.fields_seed)
-    return TrainingData(_rendered(settings, out, options), tiles, masks)
+    return TrainingData(_rendered(_settings(TILE_PX, spec, options), out, options), tiles, masks)
+
+
+def _settings(side_px: int, spec: GeneratorSpec, options: DataOptions) -> DatasetSettings:
+    kind = WideDatasetSettings if options.appearances == "wide" else DatasetSettings
+    return kind(options.fields, side_px, spec.mpp, options.fields_seed)
+
+
+def _truth_data(spec: GeneratorSpec, paths: Sequence[Path], out: Path, options: DataOptions) -> TruthTrainingData:
+    if not family(spec.family).from_truth:
+        raise TruthError(f"{spec.family} cannot be trained on annotated nuclei; leave out --truth")
+    if paths:
+        raise TruthError(f"{paths[0]}: with --truth there is no other INPUT; give one or the other")
+    side_px = max(TILE_PX, round(options.crop_px * _FIELD_CROPS))
+    rendered = _rendered(_settings(side_px, spec, options), out, options)
+    how = TruthOptions(options.mpp, options.unmarked, options.recolour, options.regions, options.types)
+    return read_truth(options.truth, how, rendered, options.rendered_fraction)
 
 
 def _pair_data(

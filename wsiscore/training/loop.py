@@ -14,9 +14,9 @@ from wsiscore.models.card import read_card
 from wsiscore.models.contract import Recipe
 from wsiscore.models.registry import family
 from wsiscore.models.store import load_model
-from wsiscore.training.data import Sampler, TrainingData, batches
+from wsiscore.training.data import batches
+from wsiscore.training.inputs import AnySampler, AnyTrainingData
 from wsiscore.training.interrupts import TrainingInterruptedError, stop_between_steps
-from wsiscore.training.pairs import PairSampler, PairTrainingData
 from wsiscore.training.processes import Processes, join_processes
 from wsiscore.training.record import TrainingRecord
 from wsiscore.training.settings import TrainSettings
@@ -27,7 +27,7 @@ __all__ = ["train"]
 def train(
     folder: Path,
     settings: TrainSettings,
-    data: TrainingData | PairTrainingData,
+    data: AnyTrainingData,
     *,
     start: Path | None = None,
     device: str = "auto",
@@ -89,7 +89,7 @@ def train(
 
 def _steps(
     record: TrainingRecord,
-    sampler: Sampler | PairSampler,
+    sampler: AnySampler,
     steps: range,
     processes: Processes,
     *,
@@ -120,7 +120,7 @@ def _steps(
                 raise TrainingInterruptedError(signal_number, f"the training ended after step {step} of {steps.stop}")
 
 
-def _recipe(settings: TrainSettings, data: TrainingData | PairTrainingData, start: Path | None, device: str) -> Recipe:
+def _recipe(settings: TrainSettings, data: AnyTrainingData, start: Path | None, device: str) -> Recipe:
     own = family(settings.family)
     if own.recipe is None:
         raise ModelError(f"the family {settings.family!r} cannot be trained: it has no weights")

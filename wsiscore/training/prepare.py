@@ -25,7 +25,14 @@ from wsiscore.synthetic.ground import Layout
 from wsiscore.synthetic.pairs import render_pair
 from wsiscore.training.targets import OTHERS
 
-__all__ = ["DatasetSettings", "PairDatasetSettings", "RenderedDataset", "render_dataset"]
+__all__ = [
+    "DatasetSettings",
+    "PairDatasetSettings",
+    "RenderedDataset",
+    "cells_of",
+    "random_appearance",
+    "render_dataset",
+]
 
 _SETTINGS = "dataset.json"
 _EARLIER = "pool.json"  # the same settings, as earlier versions wrote them
@@ -75,7 +82,7 @@ class DatasetSettings:
         factor = 2 if rng.random() < _FINER else 1
         margin = round(_MARGIN_UM / mpp)
         side = (self.side_px + 2 * margin) * factor
-        appearance, nests = _appearance(rng)
+        appearance, nests = random_appearance(rng)
         index = 100 * float(rng.beta(*_INDEX))
         layout = Layout.random(rng, side, side, mpp / factor)
         if not nests:
@@ -83,7 +90,7 @@ class DatasetSettings:
         field = render_field(rng, side, side, mpp / factor, appearance=appearance, index=index, layout=layout)
         rgb = cv2.resize(field.rgb, (side // factor, side // factor), interpolation=cv2.INTER_AREA)
         inner = np.s_[margin : margin + self.side_px, margin : margin + self.side_px]
-        return {"rgb": rgb[inner].astype(np.uint8), "cells": _cells(field)[::factor, ::factor][inner]}
+        return {"rgb": rgb[inner].astype(np.uint8), "cells": cells_of(field)[::factor, ::factor][inner]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,7 @@ class PairDatasetSettings(DatasetSettings):
         margin = round(_MARGIN_UM / mpp)
         pair = render_pair(rng, *(self.side_px + 2 * margin,) * 2, mpp, self.stains)
         inner = np.s_[margin : margin + self.side_px, margin : margin + self.side_px]
-        return {name: picture[inner] for name, picture in pair.pictures.items()} | {"cells": _cells(pair)[inner]}
+        return {name: picture[inner] for name, picture in pair.pictures.items()} | {"cells": cells_of(pair)[inner]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +235,7 @@ def _render_block(folder: Path, settings: DatasetSettings, block: int) -> None:
             np.save(file, np.stack([field[name] for field in fields]))
 
 
-def _appearance(rng: np.random.Generator) -> tuple[Appearance, bool]:
+def random_appearance(rng: np.random.Generator) -> tuple[Appearance, bool]:
     """Return a random appearance, and whether its tumour grows in nests in stroma or everywhere.
 
     Some are of tumours that `Appearance.random` seldom gives and laboratories often see.
@@ -282,7 +289,7 @@ def _pale(rng: np.random.Generator, appearance: Appearance) -> Appearance:
     )
 
 
-def _cells(field: FieldTruth) -> CellMap:
+def cells_of(field: FieldTruth) -> CellMap:
     """Return the nuclei centred in a field as cells, (H, W)."""
     signed = np.zeros(max(int(field.labels.max()), len(field.x_um)) + 1, np.int16)
     numbers = np.arange(1, len(field.x_um) + 1) + np.where(field.counted, 0, OTHERS)

@@ -17,8 +17,7 @@ from wsiscore.errors import OutputError
 from wsiscore.files import replacing
 from wsiscore.models.contract import Recipe
 from wsiscore.networks.checkpoints import read_checkpoint
-from wsiscore.training.data import Sampler, TrainingData
-from wsiscore.training.pairs import PairSampler, PairTrainingData
+from wsiscore.training.inputs import AnySampler, AnyTrainingData
 from wsiscore.training.settings import TrainSettings
 
 __all__ = ["CHECKPOINT", "LOSSES", "TrainingRecord"]
@@ -48,7 +47,7 @@ class TrainingRecord:
         self,
         folder: Path,
         settings: TrainSettings,
-        data: TrainingData | PairTrainingData,
+        data: AnyTrainingData,
         processes: int,
         recipe: Recipe,
     ) -> None:
@@ -114,7 +113,7 @@ class TrainingRecord:
             table.writeheader()
             table.writerows({**row, "step": int(row["step"])} for row in self.rows)
 
-    def write_sheet(self, step: int, sampler: Sampler | PairSampler) -> None:
+    def write_sheet(self, step: int, sampler: AnySampler) -> None:
         """Write a picture of the current results: a row per kind, a column per item, always the same items."""
         batch = {name: at[:_SHOWN] for name, at in sampler[0].items()}
         rows = [np.concatenate(list(at.numpy()), axis=2) for at in self.recipe.show(batch).values()]

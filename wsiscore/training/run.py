@@ -89,7 +89,9 @@ def run_training(
         If the data, the model to start from or the folder cannot be used.
     """
     began = time.monotonic()
-    spec = start.spec if start else family(name).spec
+    own = family(name)
+    spec = start.spec if start else own.spec
+    spec = own.adapt(config, spec) if own.adapt else spec
     torch.set_num_threads(options.threads or automatic_threads(options.workers))
     with stop_at_once(), join_processes(options.device) as processes, ExitStack() as stack:
         if processes.first:

@@ -108,8 +108,11 @@ def center_map(cells: npt.NDArray[np.integer[Any]], kind: str = "peak") -> Pictu
 
 
 def k_maps(cells: npt.NDArray[np.integer[Any]], rules: TargetRules) -> Picture:
-    """Return the target of the K branch, (3, H, W) in 0..255: centre map, positive mask, negative mask."""
+    """Return the target of the K branch, (3 or 4, H, W) in 0..255: centre map, positive, negative and other mask."""
     center = center_map(cells, rules.center)
     others = np.abs(cells) >= OTHERS
     center[others] = (center[others] * rules.others + 0.5).astype(np.uint8)
-    return np.concatenate([center[None], class_masks(cells)])
+    maps = [center[None], class_masks(cells)]
+    if rules.maps == 4:
+        maps.append(others[None].astype(np.uint8) * np.uint8(255))
+    return np.concatenate(maps)

@@ -20,7 +20,7 @@ from wsiscore.evaluation.detection.truth import Kind, TrueCells, required_mpp
 from wsiscore.evaluation.tables import shortened
 from wsiscore.files import stem
 
-__all__ = ["FoundCells", "find_predicted", "read_found", "read_true_cells", "slide_of"]
+__all__ = ["Annotation", "FoundCells", "find_predicted", "find_truth", "read_found", "read_true_cells", "slide_of"]
 
 _TABLES = ("cells.parquet", "cells.csv")
 _RUN = "run.json"
@@ -180,6 +180,26 @@ def read_true_cells(
     TruthError
         If the file of an image cannot be read, there are several, or there is truth for none of the images.
     """
+    annotated, unused = find_truth(path, stems, slides=slides, regions=regions)
+    return {name: annotation.read(mpp, types) for name, annotation in annotated.items()}, unused
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """The annotation files of one image, and the image's entry in a file of many images."""
+
+    files: tuple[Path, ...]
+    entry: object = None
+
+    def read(self, mpp: float | None, types: Mapping[int, Kind]) -> TrueCells:
+        """Return the cells; arguments and errors as for `read_true_cells`."""
+        return _read(self, mpp, types)
+
+
+def find_truth(
+    path: Path, stems: Sequence[str], *, slides: Sequence[Path] = (), regions: Sequence[Path] = ()
+) -> tuple[dict[str, Annotation], list[str]]:
+    """Find the annotations of images, by stem, and the annotated images not in `stems`; as for `read_true_cells`."""
     if not path.exists():
         raise TruthError(f"{path} does not exist; --truth wants a file or a folder of annotations")
     pictures = _resolved(slides)
@@ -187,7 +207,7 @@ def read_true_cells(
         raise TruthError(f"{path} is the slide itself, not its truth; give --truth a file or folder of annotations")
     left_out = pictures | _resolved(regions)
     annotated = _in_file(path, stems) if path.is_file() else _in_folder(path, left_out)
-    truth = {name: _read(annotated[name], mpp, types) for name in stems if name in annotated}
+    truth = {name: annotated[name] for name in stems if name in annotated}
     if not truth:
         found = (
             f"it has truth for {shortened(sorted(annotated))}"
@@ -200,38 +220,30 @@ def read_true_cells(
     return truth, sorted(set(annotated) - set(stems))
 
 
-@dataclass(frozen=True, slots=True)
-class _Annotation:
-    """The annotation files of one image, and the image's entry in a file of many images."""
-
-    files: tuple[Path, ...]
-    entry: object = None
-
-
 def _resolved(paths: Sequence[Path]) -> set[Path]:
     return {path.resolve() for path in paths}
 
 
-def _in_file(path: Path, stems: Sequence[str]) -> dict[str, _Annotation]:
+def _in_file(path: Path, stems: Sequence[str]) -> dict[str, Annotation]:
     if path.suffix.casefold() == ".json" and (images := points.images_in(points.json_of(path))):
-        return {name: _Annotation((path,), entry) for name, entry in images.items()}
+        return {name: Annotation((path,), entry) for name, entry in images.items()}
     name = stems[0] if len(stems) == 1 else _stem(path, (*_ANNOTATIONS, *_PICTURES))
-    return {name: _Annotation((path,))} if name else {}
+    return {name: Annotation((path,))} if name else {}
 
 
-def _in_folder(folder: Path, left_out: Set[Path]) -> dict[str, _Annotation]:
-    annotated: dict[str, _Annotation] = {}
+def _in_folder(folder: Path, left_out: Set[Path]) -> dict[str, Annotation]:
+    annotated: dict[str, Annotation] = {}
     files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.resolve() not in left_out]
     for endings in ((".truth.csv",), _ANNOTATIONS, _PICTURES):
         found: dict[str, list[Path]] = {}
         for file in files:
             if (name := _stem(file, endings)) and name not in annotated:
                 found.setdefault(name, []).append(file)
-        annotated |= {name: _Annotation(tuple(own)) for name, own in found.items()}
+        annotated |= {name: Annotation(tuple(own)) for name, own in found.items()}
     for positive in sorted([*folder.glob("positive/*.h5"), *folder.glob("*/positive/*.h5")]):
         both = (positive, positive.parent.parent / "negative" / positive.name)
-        earlier = annotated.get(positive.stem, _Annotation(())).files
-        annotated[positive.stem] = _Annotation((*earlier, *both))
+        earlier = annotated.get(positive.stem, Annotation(())).files
+        annotated[positive.stem] = Annotation((*earlier, *both))
     return annotated
 
 
@@ -240,7 +252,7 @@ def _stem(file: Path, endings: Sequence[str]) -> str:
     return stem(file) if file.name.casefold().endswith(tuple(endings)) else ""
 
 
-def _read(annotation: _Annotation, mpp: float | None, types: Mapping[int, Kind]) -> TrueCells:
+def _read(annotation: Annotation, mpp: float | None, types: Mapping[int, Kind]) -> TrueCells:
     path, *others = annotation.files
     if path.suffix == ".h5" and len(others) == 1:
         return points.from_h5(path, others[0], required_mpp(mpp, path))

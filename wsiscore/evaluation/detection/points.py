@@ -25,7 +25,7 @@ from wsiscore.errors import TruthError
 from wsiscore.evaluation.detection.truth import Kind, TrueCells, required_mpp
 from wsiscore.files import stem
 
-__all__ = ["from_csv", "from_h5", "from_json", "images_in", "json_of"]
+__all__ = ["from_csv", "from_h5", "from_json", "images_in", "json_of", "shapes_in"]
 
 _LABEL_IDS = {1: Kind.POSITIVE, 2: Kind.NEGATIVE, 3: Kind.EXCLUDED}  # SHIDC-B-Ki-67; 3 is a lymphocyte
 _CLASSES = {"positive": Kind.POSITIVE, "negative": Kind.NEGATIVE, "": Kind.UNKNOWN}
@@ -151,36 +151,45 @@ def from_json(document: Any, name: str, mpp: float) -> TrueCells:
     TruthError
         If it has another format, or a cell in it is malformed.
     """
+    cells = shapes_in(document, name, mpp)
+    centres = [_centroid(shape) for shape, _ in cells]
+    return TrueCells.of(np.array(centres).reshape(-1, 2) * mpp, [kind for _, kind in cells])
+
+
+def shapes_in(document: Any, name: str, mpp: float) -> list[tuple[shapely.Geometry, Kind]]:
+    """Return the cells of one image as points or outlines in pixels, with their kinds; arguments as for `from_json`."""
     if isinstance(document, dict) and {"image", "positive", "negative"} <= set(document):
         read = _from_outlines(document)
     elif isinstance(document, list) and all(isinstance(cell, dict) and "label_id" in cell for cell in document):
         read = _from_labels(document)
     else:
         read = _from_geojson(document, name, mpp)
-    cells: list[tuple[float, float, Kind]] = []
+    cells: list[tuple[shapely.Geometry, Kind]] = []
     try:
-        cells.extend(read)
+        for shape, kind in read:
+            _centroid(shape)
+            cells.append((shape, kind))
     except _MALFORMED as error:
         if isinstance(error, TruthError):
             raise
         raise TruthError(f"{name}: cell no. {len(cells) + 1} is malformed ({error}); export it again") from error
-    return TrueCells.of(np.array([cell[:2] for cell in cells]).reshape(-1, 2) * mpp, [cell[2] for cell in cells])
+    return cells
 
 
-def _from_labels(document: Sequence[Mapping[str, Any]]) -> Iterator[tuple[float, float, Kind]]:
+def _from_labels(document: Sequence[Mapping[str, Any]]) -> Iterator[tuple[shapely.Geometry, Kind]]:
     for cell in document:
         if cell["label_id"] not in _LABEL_IDS:
             raise ValueError(f"label_id {cell['label_id']!r}; wanted 1 positive, 2 negative or 3 lymphocyte")
-        yield _finite(cell["x"]), _finite(cell["y"]), _LABEL_IDS[cell["label_id"]]
+        yield shapely.Point(_finite(cell["x"]), _finite(cell["y"])), _LABEL_IDS[cell["label_id"]]
 
 
-def _from_outlines(entry: Mapping[str, Any]) -> Iterator[tuple[float, float, Kind]]:
+def _from_outlines(entry: Mapping[str, Any]) -> Iterator[tuple[shapely.Geometry, Kind]]:
     for kind in (Kind.POSITIVE, Kind.NEGATIVE):
         for outline in entry[kind.name.lower()]:
-            yield *_centroid(shapely.MultiPoint(outline) if len(outline) < 3 else shapely.Polygon(outline)), kind
+            yield shapely.MultiPoint(outline) if len(outline) < 3 else shapely.Polygon(outline), kind
 
 
-def _from_geojson(document: Any, name: str, mpp: float) -> Iterator[tuple[float, float, Kind]]:
+def _from_geojson(document: Any, name: str, mpp: float) -> Iterator[tuple[shapely.Geometry, Kind]]:
     left_out: Counter[str] = Counter()
     for feature in _features(document, name):
         shape = shapely.geometry.shape(feature.get("nucleusGeometry") or feature["geometry"])
@@ -195,7 +204,7 @@ def _from_geojson(document: Any, name: str, mpp: float) -> Iterator[tuple[float,
         if kind == Kind.EXCLUDED:
             left_out[f"cells of class {name_of_class!r}, which is neither Positive nor Negative"] += 1
         for part in shape.geoms if shape.geom_type == "MultiPoint" else [shape]:
-            yield *_centroid(part), kind
+            yield part, kind
     if left_out:
         _log.warning("%s: excluded %s", name, ", ".join(f"{n} {what}" for what, n in left_out.items()))
 
