@@ -129,7 +129,7 @@ class Card:
     @property
     def index_errors_by_image(self) -> dict[str, list[float]]:
         """The errors of the index, image by image, of each set that nothing was chosen by and has them."""
-        quoted = (entry for entry in self.tested_on if entry.metric == _INDEX_ERROR)
+        quoted = (entry for entry in self.tested_on if entry.metric == INDEX_ERROR)
         return {entry.set: list(entry.errors) for entry in quoted if entry.errors}
 
     def provenance(self) -> dict[str, str | None]:
