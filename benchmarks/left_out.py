@@ -73,7 +73,7 @@ def score(about: Mapping[str, Any], base: Path, out: Path, model: str) -> Path:
     """Score the pictures of a set; return the folder of the results."""
     folder = out / model.replace("/", "_") / about["name"]
     for file, mpp in picture_files(about, base):
-        if not (folder / file.stem / "run.json").exists():
+        if not (folder / file.stem / "cells.parquet").exists():
             score_slide(file, ScoreOptions(out=folder, mpp=mpp, model=model, count="all"))
     return folder
 

@@ -16,6 +16,7 @@ import shapely
 
 from wsiscore.cells.rules import CenterRules
 from wsiscore.cells.table import Cells
+from wsiscore.errors import MosaicError
 from wsiscore.evaluation.detection.matching import match
 from wsiscore.evaluation.detection.truth import Kind, TrueCells
 from wsiscore.mosaic import Mosaic
@@ -107,7 +108,14 @@ def count_cells(
         To try, all with all.
     radius_um
         Greatest distance of matched cells.
+
+    Raises
+    ------
+    MosaicError
+        If tiles of the mosaic are missing.
     """
+    if missing := picture.mosaic.missing():
+        raise MosaicError(f"{picture.mosaic.path} lacks {missing} tiles; score {picture.name} again to finish it")
     lowest = replace(rules, threshold=min(thresholds), positive_od=0.0)
     cells, _ = lowest.find(picture.mosaic)
     cells = cells.in_rois(picture.mosaic.tiles.rois)
