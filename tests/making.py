@@ -14,8 +14,8 @@ from wsiscore.cells.rules import CenterRules, ComponentRules
 from wsiscore.models.card import Card
 from wsiscore.models.contract import GeneratorSpec
 from wsiscore.models.store import Model
-from wsiscore.mosaic import Mosaic, TileState
-from wsiscore.ome_zarr import Identity
+from wsiscore.mosaic import Mosaic
+from wsiscore.ome_zarr import Identity, TileState
 from wsiscore.regions import Roi
 from wsiscore.stain import Stain
 from wsiscore.tiles import Tile, TileGrid, TileList

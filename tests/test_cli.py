@@ -18,7 +18,8 @@ import pytest
 import shapely
 from commands import rows, run
 
-from wsiscore.mosaic import Mosaic, TileState
+from wsiscore.mosaic import Mosaic
+from wsiscore.ome_zarr import TileState
 from wsiscore.synthetic.slides import read_truth
 
 WSISCORE = f"{sys.executable} -c 'from wsiscore.cli import main; main()'"

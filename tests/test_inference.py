@@ -21,7 +21,8 @@ from making import Darkness, as_model, whole, write_png
 from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, SlideError
 from wsiscore.inference import DAB_CHANNEL, infer, infer_tiles
 from wsiscore.models.card import Weights
-from wsiscore.mosaic import Mosaic, TileState
+from wsiscore.mosaic import Mosaic
+from wsiscore.ome_zarr import TileState
 from wsiscore.regions import Region, Roi
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import Stain, dab_od_map

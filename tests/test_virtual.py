@@ -21,7 +21,8 @@ from wsiscore.errors import SlideError
 from wsiscore.inference import infer
 from wsiscore.models import registry
 from wsiscore.models.store import default_model
-from wsiscore.mosaic import Mosaic, TileState
+from wsiscore.mosaic import Mosaic
+from wsiscore.ome_zarr import TileState
 from wsiscore.pipeline.rois import rois_of
 from wsiscore.regions import Region, Roi
 from wsiscore.slide.ome_tiff import write_ome_tiff

@@ -30,6 +30,7 @@ __all__ = [
     "spreadsheet_text",
     "stem",
     "write_png",
+    "writing",
 ]
 
 _COMPOUND = (".ome.tif", ".ome.tiff", ".ome.zarr", ".truth.csv", ".geojson.gz")
@@ -66,6 +67,17 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where the folder itself is gone or forbidden, nothing was left behind
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write `path` into an OutputError that says what to do."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror or error}); choose another folder with -o") from error
 
 
 @contextmanager

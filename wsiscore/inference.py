@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
@@ -24,8 +23,9 @@ from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputE
 from wsiscore.files import locked
 from wsiscore.models.contract import Generator, SlideAdaptive
 from wsiscore.models.store import Model
-from wsiscore.mosaic import Mosaic, Shard, TileState
-from wsiscore.ome_zarr import Identity
+from wsiscore.mosaic import Mosaic
+from wsiscore.ome_zarr import Identity, Shard, TileState
+from wsiscore.quality.ground import ground_od
 from wsiscore.quality.measures import MEASURES, measure
 from wsiscore.regions import Roi
 from wsiscore.slide.slide import Slide
@@ -44,10 +44,6 @@ _log = logging.getLogger("wsiscore")
 _BATCH_PX = 16 * 256**2  # pixels of a default batch: large enough to fill a device, small beside its memory
 _BATCHES_AHEAD = 2  # read before they are asked for
 _SHARDS_AHEAD = 2  # written while the next is computed
-_GROUND_MAP = 0.1  # maps of cells are below this between them
-_GROUND_OD = 0.03  # hematoxylin and DAB together are above this on tissue, smoothed by this
-_GROUND_SIGMA_UM = 1.0
-_GROUND_PX = 500  # fewer pixels show no ground
 _MOST_ENLARGED = 2.001
 _MAX_UNREADABLE = 0.05  # fraction of tiles past which a slide is called damaged
 
@@ -202,7 +198,7 @@ def _open_mosaic(
         if isinstance(generator, SlideAdaptive) and len(sample):
             generator = generator.for_slide(sample.transpose(0, 3, 1, 2), weights)
     measured = {
-        "dab_ground_od": _ground_od(generator, stain, sample, weights) if spec.rules else 0.0,
+        "dab_ground_od": ground_od(generator, spec.channels, spec.mpp, stain, sample, weights) if spec.rules else 0.0,
         "polarity": model.card.polarity,
         "index_errors": model.card.index_errors,
         "index_errors_by_image": model.card.index_errors_by_image,
@@ -392,16 +388,3 @@ class _Clock:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def _ground_od(generator: Generator, stain: Stain, sample: Pixels, weights: npt.NDArray[np.float32]) -> float:
-    """Return the median optical density of DAB between the nuclei of a sample; 0 if it shows too little of that."""
-    names, found = generator.spec.channels, []
-    of_cells = [names.index(name) for name in ("center", "positive", "negative") if name in names]
-    for rgb, counted in zip(sample, weights, strict=True):
-        maps = generator(np.ascontiguousarray(rgb.transpose(2, 0, 1)[None]))[0][of_cells]
-        both = stain.separate(rgb)
-        tissue = cv2.GaussianBlur(both.sum(axis=0), (0, 0), _GROUND_SIGMA_UM / generator.spec.mpp) > _GROUND_OD
-        found.append(both[1][(maps.max(axis=0) < _GROUND_MAP) & tissue & (counted[0] > 0)])
-    ground = np.concatenate(found) if found else np.empty(0)
-    return round(float(np.median(ground)), 4) if len(ground) >= _GROUND_PX else 0.0

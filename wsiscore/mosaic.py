@@ -2,66 +2,47 @@
 
 On disk it is a Zarr 3 group: ``0`` holds the maps at full size as (channel, y, x), ``1``, ``2``, … the pyramid for
 viewers, ``done`` one byte a tile: 0 to do, 1 written, 2 not readable, and of a mosaic of cells ``quality`` the measures
-of each tile as (row, col, measure). A tile's core is a chunk; a square of tiles is a shard, which is one file and is
-written in one step. Chunks carry a CRC-32C checksum. Zarr reads a missing file as empty, so that a missing shard of a
-written tile is looked for here, and is an error like a wrong checksum.
+of each tile as (row, col, measure). A tile's core is a chunk; a square of tiles is a shard, one file that is written in
+one step. Chunks carry a CRC-32C checksum. A missing shard of a written tile is an error, like a wrong checksum.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 import zarr
 
-from wsiscore.errors import DamagedMosaicError, MosaicError, OutputError
-from wsiscore.ome_zarr import Identity, downsampled, lay_out, levels, metadata, refuse_other, shard_tiles
+from wsiscore.errors import DamagedMosaicError, MosaicError
+from wsiscore.files import writing
+from wsiscore.ome_zarr import (
+    Identity,
+    Shard,
+    TileState,
+    lay_out,
+    levels,
+    metadata,
+    refuse_other,
+    shard_tiles,
+    write_levels,
+)
 from wsiscore.quality.stored import QUALITY, TileMeasures
 from wsiscore.regions import Region
 from wsiscore.tiles import TileGrid, TileList
 
-__all__ = ["Mosaic", "Shard", "TileState"]
+__all__ = ["Mosaic"]
 
 _FORMAT = "wsiscore-mosaic-2"
 _FORMATS_READ = ("wsiscore-mosaic-1", _FORMAT)  # the first had one file a chunk, and no checksums
 _OWN_NAMES = {"zarr.json", "done", QUALITY, *map(str, range(32))}
 
 Array = npt.NDArray[np.generic]
-
-
-class TileState(IntEnum):
-    """What the ``done`` array says of a tile."""
-
-    TO_DO = 0
-    WRITTEN = 1
-    UNREADABLE = 2
-
-
-class Shard(NamedTuple):
-    """A square of tiles that is one file.
-
-    Parameters
-    ----------
-    region
-        In pixels of the grid's mpp, cut at the slide's edge.
-    tiles
-        (row, col) of the listed tiles in it, in reading order.
-    """
-
-    region: Region
-    tiles: tuple[tuple[int, int], ...]
-
-    def place(self, side: int) -> tuple[int, int]:
-        """Return its (row, col) among the shards, each of `side` tiles squared."""
-        row, col = self.tiles[0]
-        return row // side, col // side
 
 
 class Mosaic:
@@ -146,15 +127,11 @@ class Mosaic:
             If the folder cannot be written.
         """
         scratch = path.with_name(path.name + ".new")
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             meta = metadata(_FORMAT, tiles, channels, identity, about)
             lay_out(scratch, tiles, channels, dtype, {**meta, **measured}, measured="measures" in measured)
             scratch.rename(path)  # so that a mosaic is there with all its metadata or not at all
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {path} ({error.strerror or error}); choose another folder with -o"
-            ) from error
         return cls(path, writable=True)
 
     @classmethod
@@ -163,9 +140,9 @@ class Mosaic:
     ) -> Self | None:
         """Open the mosaic at `path` for writing, if it was started in just this way; None if there is none.
 
-        One of other regions on the same grid keeps its finished tiles, and lists them and the new ones. A finished one
-        that holds more maps than are wanted serves as well. What a killed process left of the layout of
-        a mosaic is removed, and so is an unfinished or partly unreadable one of another file at the slide's path.
+        One of other regions on the same grid keeps its finished tiles and lists the new ones too; a finished one that
+        holds more maps than wanted will do. What a killed process left of a layout is removed, and so is an unfinished
+        or partly unreadable mosaic of another file at the slide's path.
 
         Parameters
         ----------
@@ -180,7 +157,7 @@ class Mosaic:
             If the folder cannot be written.
         """
         meta = metadata(_FORMAT, tiles, channels, identity, about)
-        try:
+        with writing(path):
             if not path.exists():
                 return None
             found = cls._own(path)
@@ -192,10 +169,6 @@ class Mosaic:
                 part.unlink(missing_ok=True)
             if found.about["tiles"] != meta["tiles"]:  # the slide was moved, or has other regions
                 found._list(tiles, channels)
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {path} ({error.strerror or error}); choose another folder with -o"
-            ) from error
         return found
 
     @classmethod
@@ -414,17 +387,10 @@ class Mosaic:
 
     def finish(self) -> None:
         """Average the written shards into the levels for viewers, touching only those, and call it complete."""
-        side = shard_tiles(self.grid) * self.grid.core_px
         n = shard_tiles(self.grid)
         held = {(row // n, col // n) for row, col in np.argwhere(self.states() == TileState.WRITTEN).tolist()}
-        read: Callable[[int, int], Array] = lambda y, x: self.read(x, y, 2 * side, 2 * side)  # noqa: E731
-        for level in range(1, len(levels(self.grid))):
-            target = self._array(str(level)).with_config({"write_empty_chunks": True})
-            held = {(row // 2, col // 2) for row, col in held}
-            for row, col in sorted(held):
-                y, x = row * side, col * side
-                target[:, y : y + side, x : x + side] = downsampled(read(2 * y, 2 * x))
-            read = _reader(target, 2 * side)
+        arrays = [self._array(str(level)) for level in range(1, len(levels(self.grid)))]
+        write_levels(arrays, held, n * self.grid.core_px, lambda x, y, side: self.read(x, y, side, side))
         self._group.attrs["complete"] = True
 
     def _array(self, name: str) -> zarr.Array[Any]:
@@ -432,7 +398,3 @@ class Mosaic:
         if not isinstance(array, zarr.Array):
             raise MosaicError(f"{self.path}/{name} is a {type(array).__name__}, wanted an array; infer again")
         return array
-
-
-def _reader(array: zarr.Array[Any], side: int) -> Callable[[int, int], Array]:
-    return lambda y, x: np.asarray(array[:, y : y + side, x : x + side])

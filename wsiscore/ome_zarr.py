@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import IntEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -16,9 +17,20 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from wsiscore.errors import MosaicError
 from wsiscore.quality.stored import TileMeasures
+from wsiscore.regions import Region
 from wsiscore.tiles import TileGrid, TileList
 
-__all__ = ["Identity", "downsampled", "lay_out", "levels", "metadata", "refuse_other", "shard_tiles"]
+__all__ = [
+    "Identity",
+    "Shard",
+    "TileState",
+    "lay_out",
+    "levels",
+    "metadata",
+    "refuse_other",
+    "shard_tiles",
+    "write_levels",
+]
 
 _SMALLEST_LEVEL_PX = 512  # the pyramid ends when a level fits in this
 _SHARD_PX = 1792  # about the side of a shard
@@ -26,6 +38,34 @@ _COLORS = {"positive": "FF4040", "negative": "4080FF", "red": "FF0000", "green":
 """Of a map in viewers, by the last word of its name."""
 
 Array = npt.NDArray[np.generic]
+
+
+class TileState(IntEnum):
+    """What the ``done`` array says of a tile."""
+
+    TO_DO = 0
+    WRITTEN = 1
+    UNREADABLE = 2
+
+
+class Shard(NamedTuple):
+    """A square of tiles that is one file.
+
+    Parameters
+    ----------
+    region
+        In pixels of the grid's mpp, cut at the slide's edge.
+    tiles
+        (row, col) of the listed tiles in it, in reading order.
+    """
+
+    region: Region
+    tiles: tuple[tuple[int, int], ...]
+
+    def place(self, side: int) -> tuple[int, int]:
+        """Return its (row, col) among the shards, each of `side` tiles squared."""
+        row, col = self.tiles[0]
+        return row // side, col // side
 
 
 def shard_tiles(grid: TileGrid) -> int:
@@ -113,7 +153,39 @@ def _ome(tiles: TileList, channels: Sequence[str], dtype: str, names: Sequence[s
     )
 
 
-def downsampled(block: Array) -> Array:
+def write_levels(
+    arrays: Sequence[zarr.Array[Any]],
+    shards: Collection[tuple[int, int]],
+    side: int,
+    read: Callable[[int, int, int], Array],
+) -> None:
+    """Write the levels above the first, each the mean of 2 × 2 pixels of the one below.
+
+    Parameters
+    ----------
+    arrays
+        Of the levels, finest first, without the first.
+    shards
+        (row, col) of the shards of the first level that are written; others are not touched.
+    side
+        Of a shard, in pixels of any level.
+    read
+        ``read(x, y, side)`` returns a square of the first level, cut at its edge.
+    """
+    for array in arrays:
+        target = array.with_config({"write_empty_chunks": True})
+        shards = {(row // 2, col // 2) for row, col in shards}
+        for row, col in sorted(shards):
+            y, x = row * side, col * side
+            target[:, y : y + side, x : x + side] = _downsampled(read(2 * x, 2 * y, 2 * side))
+        read = _reader(array)
+
+
+def _reader(array: zarr.Array[Any]) -> Callable[[int, int, int], Array]:
+    return lambda x, y, side: np.asarray(array[:, y : y + side, x : x + side])
+
+
+def _downsampled(block: Array) -> Array:
     """Average 2 × 2 pixels of (C, H, W); an odd last row or column is averaged with itself."""
     _, height, width = block.shape
     whole = np.pad(block, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge").astype(np.float32)

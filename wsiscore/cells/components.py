@@ -23,7 +23,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from wsiscore.cells.table import NO_ROI, Cells
-from wsiscore.mosaic import Mosaic, TileState
+from wsiscore.mosaic import Mosaic
+from wsiscore.ome_zarr import TileState
 from wsiscore.regions import Region
 from wsiscore.tiles import TileGrid
 

@@ -17,10 +17,11 @@ from wsiscore.errors import WsiscoreError
 from wsiscore.files import locked, one_line, remove_parts
 from wsiscore.pipeline.cases import pool_cases
 from wsiscore.pipeline.engine import Engine
+from wsiscore.pipeline.failures import ERROR, failed
 from wsiscore.pipeline.job import given_slide, out_of, same_names
 from wsiscore.pipeline.options import ScoreOptions, SlideOptions
 from wsiscore.pipeline.provenance import sha256_of, slide_of
-from wsiscore.pipeline.steps import ERROR, failed, try_score
+from wsiscore.pipeline.steps import try_score
 from wsiscore.report.json import read_error, read_score
 from wsiscore.report.result import Entry
 from wsiscore.report.writers import CASE_PAGE, CASES, COHORT_WRITERS, write_case_page

@@ -7,7 +7,6 @@ a tile list, or a mosaic, finished or not. What a folder holds of another slide 
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
@@ -21,20 +20,21 @@ from wsiscore.analysis.analyse import analyse
 from wsiscore.cells.find import rules_of
 from wsiscore.cells.rules import CenterRules, Rules, rule_flag
 from wsiscore.cells.table import Cells
-from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, RoiError, WsiscoreError
-from wsiscore.files import locked, one_line, replacing, write_png
+from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, RoiError
+from wsiscore.files import write_png
 from wsiscore.inference import infer_tiles
 from wsiscore.models.card import read_card
 from wsiscore.models.contract import Maps
 from wsiscore.models.store import Model, default_model, find_model, load_model
-from wsiscore.mosaic import Mosaic, TileState
-from wsiscore.pipeline.job import MOSAIC, TILES, Job, claim, open_job, stem_of
+from wsiscore.mosaic import Mosaic
+from wsiscore.ome_zarr import TileState
+from wsiscore.pipeline.failures import ERROR, ERROR_LOG, failed
+from wsiscore.pipeline.job import MOSAIC, TILES, Job, open_job
 from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
 from wsiscore.pipeline.provenance import RUN
 from wsiscore.pipeline.rois import FOUND_TISSUE, rois_of
 from wsiscore.quality.assess import Quality, assess
 from wsiscore.regions import Roi, scored
-from wsiscore.report.json import write_error
 from wsiscore.report.result import Entry, Result
 from wsiscore.report.writers import WRITERS
 from wsiscore.score import MIN_CELLS, SlideScore, score_cells, with_flags
@@ -43,10 +43,8 @@ from wsiscore.slide.slide import Slide
 from wsiscore.stain import MOST_PINK
 from wsiscore.tiles import TileList
 
-__all__ = ["ERROR", "ERROR_LOG", "failed", "infer_slide", "score_slide", "tile_slide", "try_score"]
+__all__ = ["infer_slide", "score_slide", "tile_slide", "try_score"]
 
-ERROR = "error.json"
-ERROR_LOG = "error.log"
 
 _log = logging.getLogger("wsiscore")
 
@@ -165,40 +163,6 @@ def try_score(path: Path, options: ScoreOptions, *, progress: bool = False) -> E
     except Exception as error:  # noqa: BLE001 - one slide must not end the run; its traceback is in a log
         return failed(path, options, error)
     return Entry(score.slide, score, folder=score.slide)
-
-
-def failed(path: Path, options: ScoreOptions, error: Exception) -> Entry:
-    """Return the entry of a slide that failed, after writing it to the slide's folder if that is possible.
-
-    ``error.json`` has the reason; where it is none that wsiscore knows, ``error.log`` has the traceback.
-    """
-    known = isinstance(error, WsiscoreError)
-    reason = " ".join(str(error).split()) if known else f"unexpected {type(error).__name__}: {error}"
-    name = one_line(options.name or stem_of(path))
-    slide, case = str(path.absolute()), options.facts.case
-    entry = Entry(name, None, one_line(reason), model=_model_name(path, options), path=slide, case=case)
-    try:
-        folder = claim(path.absolute(), options)
-        with locked(folder.parent, folder.name):
-            if not known:
-                with replacing(folder / ERROR_LOG) as part:
-                    part.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
-                entry = replace(entry, error=f"{entry.error}; {folder / ERROR_LOG} has the traceback")
-            entry = replace(entry, slide=folder.name, folder=folder.name)
-            write_error(folder / ERROR, entry)
-    except (WsiscoreError, OSError, ValueError):
-        return replace(entry, folder="")
-    return entry
-
-
-def _model_name(path: Path, options: ScoreOptions) -> str:
-    """Return the name of the model that was to score a slide, or made a mosaic."""
-    try:
-        if options.model is None and (path / "done").is_dir():
-            return str(Mosaic.open(path).about["model"].get("name", "unnamed"))
-        return read_card(find_model(options.model or default_model())).name
-    except (WsiscoreError, OSError, ValueError):
-        return options.model or default_model()
 
 
 def _plan(job: Job, options: TileOptions) -> TileList:
