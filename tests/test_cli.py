@@ -41,7 +41,8 @@ def test_every_file_is_there_and_says_the_same(scored: tuple[Path, dict[str, str
     folder = out / "rendered"
     files = {"tiles.json", "mosaic.ome.zarr", "cells.parquet", "score.json", "cells.geojson", "run.json"}
     assert {path.name for path in folder.iterdir()} == files | {
-        "overlay.jpg", "regions.geojson", "report.html", "thumbnail.jpg"
+        "overlay.jpg",
+        "quality.json", "regions.geojson", "report.html", "thumbnail.jpg"
     }  # fmt: skip
     score = json.loads((folder / "score.json").read_text())
     assert f"{score['ki67_index']:.1f}" == row["ki67_index"]

@@ -253,7 +253,7 @@ def test_a_programming_error_in_one_slide_is_a_row_with_its_traceback_in_a_log(
     broken, whole = rows(done)
     assert broken["call"].startswith("error: unexpected ZeroDivisionError: a mistake of the program")
     assert "in _unexpected" in (tmp_path / "out" / "bad" / "error.log").read_text()
-    assert whole == {**scored[1], "slide": "good"}
+    assert whole == {**scored[1], "slide": "good", "path": str(good)}
     monkeypatch.setattr(steps, "score_cells", inner)
     assert run("score", bad, "--model", "hdab", "-o", tmp_path / "out").exit_code == 0
     assert not list((tmp_path / "out" / "bad").glob("error.*"))

@@ -39,7 +39,7 @@ def test_a_dataset_of_an_earlier_version_is_used_as_it_is(dataset, tmp_path):
     (folder / ".00000.rgb.npy.killed.part").touch()
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.*") if path.name[0] != "."}
     render_dataset(folder, DATASET)
-    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".locks"}
     assert after == before
     with pytest.raises(OutputError, match="other settings"):
         render_dataset(folder, replace(DATASET, fields=17))
@@ -62,4 +62,4 @@ def test_the_settings_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         patch.setattr("pathlib.Path.write_text", full)
         with pytest.raises(OutputError, match="No space left"):
             render_dataset(tmp_path, DATASET)
-    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
+    assert {path.name for path in tmp_path.iterdir()} <= {".locks"}

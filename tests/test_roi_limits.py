@@ -134,7 +134,7 @@ def test_a_cell_is_compared_with_the_regions_near_it_only(monkeypatch) -> None:
     assert (found.roi == (found.y_um // 10) * n + found.x_um // 10).all()
     compared.clear()
     score = score_cells(found, rois)
-    assert sum(compared) <= 2 * len(found)
+    assert sum(compared) <= 3 * len(found)  # each region, their union, and the blocks of the sampling interval
     assert score.total.n == sum(tally.n for tally in score.by_roi.values()) == len(found)
     assert score.total.area_mm2 == pytest.approx(n * n * 64e-6)
 

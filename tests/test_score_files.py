@@ -61,7 +61,6 @@ def test_no_cells_has_no_numbers():
         "",
         "0",
         *["nan"] * 7,
-        "0",
         *[""] * 3,
     ]
     assert [score_json(score)[key] for key in ("ki67_index", "low95", "high95")] == [None] * 3

@@ -12,7 +12,7 @@ __all__ = ["tile"]
 
 
 @click.command(
-    epilog="\b\nExample: ls slides/*.svs | wsiscore tile - --size 256 | wsiscore infer - --model ihcscoregan"
+    epilog="\b\nExample: ls slides/*.svs | wsiscore tile - --size 512 | wsiscore infer - --model ihcscoregan"
 )
 @options.of_slides
 @click.option(

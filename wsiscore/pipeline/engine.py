@@ -115,11 +115,13 @@ class Processes:
                 yield result
 
     def _alone(self, function: Callable[[Job], Result], job: Job, lost: Callable[[Job, Exception], Result]) -> Result:
-        try:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
-                return executor.submit(function, job).result()
-        except BrokenProcessPool:
-            return lost(job, WsiscoreError("its process died twice, perhaps for want of memory"))
+        for _ in range(2):  # the process that died before may have been another job's
+            try:
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+                    return executor.submit(function, job).result()
+            except BrokenProcessPool:
+                continue
+        return lost(job, WsiscoreError("its process died twice, perhaps for want of memory"))
 
 
 class Dask:
