@@ -129,6 +129,9 @@ class CenterRules(Rules):
     positive_od
         Optical density of DAB at and above which a cell is positive, above that of the ground; None for the stronger of
         the two class maps. What counts as positive is a convention between any brown, about 0.1, and plainly brown.
+    sure
+        With `positive_od`: positivity at and above which a cell is positive, and at and below 1 minus which it is
+        negative, whatever its density, in [0.5, 1]. The limit decides in between; at 1 it decides alone.
     other
         Value of the map of nuclei other than the tumour's at and above which a nucleus is not the tumour's, in [0, 1].
     """
@@ -147,6 +150,13 @@ class CenterRules(Rules):
     positive_od: float | None = rule(
         None, "DAB optical density above the ground's, at and above which a cell is positive", omit_default=True, most=3
     )
+    sure: float = rule(
+        1.0,
+        "Positivity from which on a cell is positive, and at 1 minus which negative, whatever its density of DAB",
+        least=0.5,
+        most=1,
+        omit_default=True,
+    )
     other: float = rule(
         0.7, "Value of the map of other nuclei at and above which one is not the tumour's", most=1, omit_default=True
     )
@@ -160,7 +170,10 @@ class CenterRules(Rules):
         )
         if self.positive_od is not None:
             positivity = np.nan_to_num(cells.positivity, nan=0.5)  # where no class map shows anything
-            return replace(cells, stained=cells.dab_od >= self.positive_od, positivity=positivity), self
+            by_density = cells.dab_od >= self.positive_od
+            certain = (positivity >= self.sure) | (positivity <= 1 - self.sure)
+            stained = np.where(certain & (self.sure < 1), positivity >= 0.5, by_density)
+            return replace(cells, stained=stained, positivity=positivity), self
         return cells.select(cells.positivity >= 0), self
 
 
