@@ -65,7 +65,7 @@ def score(inputs: tuple[str, ...], manifest: Path | None, cluster: str | None, *
 
 
 def _jobs(inputs: tuple[str, ...], manifest: Path | None, given: ScoreOptions) -> Jobs:
-    """Return the slides to score, each with its options; a usage error if they cannot be told."""
+    """Return the slides to score, each with its options; a usage error if they cannot be read."""
     from wsiscore.pipeline.cohort import named_apart
     from wsiscore.pipeline.manifest import read_manifest
 

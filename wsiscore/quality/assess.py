@@ -49,7 +49,7 @@ ADVICE: Final = {
 
 _LEAST_FRACTION = {"blur": 0.3, "pen": 0.002, "fold": 0.01}  # of the tissue in affected tiles, for a flag
 _TYPICAL, _STRONG = 0.5, 0.75  # quantiles of the tiles by their tissue: for size and hue, and for strength
-_NO_TISSUE = 0.05  # weight of a tile without tissue beside one full of it: a slide too pale to show any is still judged
+_NO_TISSUE = 0.05  # weight of a tile without tissue beside one full of it: a slide too pale to show any still counts
 
 Values = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
