@@ -121,8 +121,12 @@ def score(slides: Sequence[Path], out: Path, *, kill_at: int = 0) -> int:
     return finish(start(["score", *slides], out, kill_at=kill_at))
 
 
-def bytes_of(out: Path) -> dict[str, str]:
-    """Return the hash of each file of a folder of results, without times; folders too, and what kills left."""
+def bytes_of(out: Path, *, warnings: bool = True) -> dict[str, str]:
+    """Return the hash of each file of a folder of results, without times; folders too, and what kills left.
+
+    Without `warnings`, those in ``run.json`` do not count, nor does the report, which prints them.
+    """
+    ignored = _RUN_TIMES if warnings else (*_RUN_TIMES, "warnings")
     found = {}
     for path in sorted(out.rglob("*")):
         name = str(path.relative_to(out))
@@ -134,19 +138,18 @@ def bytes_of(out: Path) -> dict[str, str]:
         content = path.read_bytes()
         if path.name == "run.json":
             values = json.loads(content)
-            content = json.dumps({key: value for key, value in values.items() if key not in _RUN_TIMES}).encode()
+            content = json.dumps({key: value for key, value in values.items() if key not in ignored}).encode()
         elif path.name == "report.html":
-            content = _PAGE_TIMES.sub(b"", content)
+            content = _PAGE_TIMES.sub(b"", content) if warnings else b""
         found[name] = hashlib.sha256(content).hexdigest()
     return found
 
 
-def difference(out: Path, wanted: dict[str, str], leave_out: Sequence[str] = ()) -> str:
+def difference(out: Path, wanted: dict[str, str], *, warnings: bool = True) -> str:
     """Return in words how a folder of results differs from an undisturbed one; empty if it does not."""
-    found = bytes_of(out)
+    found = bytes_of(out, warnings=warnings)
     left = [name for name in found if name.endswith(_LEFTOVERS)]
-    names = {name for name in wanted.keys() | found.keys() if not name.endswith(tuple(leave_out))}
-    changed = sorted(name for name in names if wanted.get(name) != found.get(name))
+    changed = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     return f"left behind: {left}" if left else f"differs in {changed}" if changed else ""
 
 
@@ -193,11 +196,11 @@ class Chaos:
         """Return the number of file operations of the last run into a folder that was not killed."""
         return int(out.with_name(out.name + ".operations").read_text())
 
-    def resumed(self, out: Path, leave_out: Sequence[str] = ()) -> Failure:
+    def resumed(self, out: Path, *, warnings: bool = True) -> Failure:
         """Score the slide, and return how the results differ from an undisturbed run; empty if they do not."""
         if status := score([self.slide], out):
             return f"exit status {status}: {self.log(out).strip().splitlines()[-1]}"
-        if failure := difference(out, self.wanted, leave_out):
+        if failure := difference(out, bytes_of(self.whole, warnings=warnings), warnings=warnings):
             return failure
         shutil.rmtree(out)
         return ""
@@ -290,7 +293,7 @@ class Chaos:
                 content[self.random.randrange(len(content))] ^= 1 << self.random.randrange(8)
                 (out / shard).write_bytes(content)
             refused = score([out / mosaic], self.new()) == 1
-            failure = self.resumed(out, ["run.json", "report.html"])  # which say that it was damaged
+            failure = self.resumed(out, warnings=False)  # they say that it was damaged
             yield (failure and f"{shard} {change}: {failure}") or ("" if refused else f"{shard} {change}: accepted")
 
 
@@ -302,6 +305,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--every", type=int, default=1, help="kill at every n-th file operation only")
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
     given = parser.parse_args(words)
+    if given.folder:
+        given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.folder, prefix="chaos-") as folder:
         chaos = Chaos(Path(folder), given.seed)
         cases: dict[str, Callable[[], Iterator[Failure]]] = {
