@@ -172,7 +172,7 @@ def test_info(rendered: Path, scored: tuple[Path, dict[str, str]]) -> None:
 
 
 def test_no_cluster_says_so(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiscore.pipeline.engine._ANSWERS_WITHIN", "1s")
+    monkeypatch.setattr("wsiscore.pipeline.executors._ANSWERS_WITHIN", "1s")
     done = run("score", rendered, "--cluster", "tcp://127.0.0.1:1", "-o", tmp_path)
     assert done.exit_code == 1
     assert "no dask scheduler answers at tcp://127.0.0.1:1" in done.stderr

@@ -89,14 +89,14 @@ def _jobs(inputs: tuple[str, ...], manifest: Path | None, given: ScoreOptions) -
 def _print_scores(jobs: Jobs, cluster: str | None) -> int:
     """Print the table as it grows, write the cohort at the end, however that comes, and return the exit status."""
     from wsiscore.pipeline.cohort import score_slides, write_cohort
-    from wsiscore.pipeline.engine import open_engine
+    from wsiscore.pipeline.executors import open_executor
     from wsiscore.report.statistics import HEADER, entry_row
 
     click.echo("\t".join(HEADER))
     cohorts: defaultdict[Path, list[Entry]] = defaultdict(list)
     try:
-        with open_engine(cluster) as engine:
-            for out, entry in score_slides(jobs, engine):
+        with open_executor(cluster) as executor:
+            for out, entry in score_slides(jobs, executor):
                 cohorts[out].append(entry)
                 click.echo("\t".join(entry_row(entry)))
     finally:

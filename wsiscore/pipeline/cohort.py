@@ -1,4 +1,4 @@
-"""Many slides: scored by an engine, and gathered in one table and one page.
+"""Many slides: scored by an executor, and gathered in one table and one page.
 
 What is known of a slide lies in its folder, also why it failed. The table and the page of a cohort are made from the
 folders, under the lock of the cohort's folder: they are the same whoever makes them last, and in whatever order the
@@ -16,7 +16,7 @@ from pathlib import Path
 from wsiscore.errors import WsiscoreError
 from wsiscore.files import locked, one_line, remove_parts
 from wsiscore.pipeline.cases import pool_cases
-from wsiscore.pipeline.engine import Engine
+from wsiscore.pipeline.executors import Executor
 from wsiscore.pipeline.failures import ERROR, failed
 from wsiscore.pipeline.job import given_slide, out_of, same_names
 from wsiscore.pipeline.options import ScoreOptions, SlideOptions
@@ -32,7 +32,7 @@ __all__ = ["named_apart", "rebuild_cohort", "score_slides", "write_cohort"]
 _log = logging.getLogger("wsiscore")
 
 
-def score_slides(jobs: Iterable[tuple[Path, ScoreOptions]], engine: Engine) -> Iterator[tuple[Path, Entry]]:
+def score_slides(jobs: Iterable[tuple[Path, ScoreOptions]], executor: Executor) -> Iterator[tuple[Path, Entry]]:
     """Score slides and yield each one's OUT folder and entry, in the order given, as soon as they are done.
 
     Parameters
@@ -40,11 +40,11 @@ def score_slides(jobs: Iterable[tuple[Path, ScoreOptions]], engine: Engine) -> I
     jobs
         Slides, tile lists or mosaics, each with its options; taken one by one, so that a pipe may still be filling. A
         slide that is given twice for the same folder is scored once.
-    engine
+    executor
         What runs the jobs, one a slide. What is wrong with a slide is in its entry.
     """
-    own = ((path.absolute(), _anywhere(path, options, engine)) for path, options in _once(jobs))
-    return engine.map(partial(_score_job, progress=engine.local), own, _lost)
+    own = ((path.absolute(), _anywhere(path, options, executor)) for path, options in _once(jobs))
+    return executor.map(partial(_score_job, progress=executor.local), own, _lost)
 
 
 def named_apart(jobs: Sequence[tuple[Path, ScoreOptions]]) -> list[tuple[Path, ScoreOptions]]:
@@ -56,9 +56,9 @@ def named_apart(jobs: Sequence[tuple[Path, ScoreOptions]]) -> list[tuple[Path, S
     return [(path, replace(options, distinct=path in shared and not options.name)) for path, options in jobs]
 
 
-def _anywhere(path: Path, options: ScoreOptions, engine: Engine) -> ScoreOptions:
+def _anywhere(path: Path, options: ScoreOptions, executor: Executor) -> ScoreOptions:
     """Return options with whole paths, for a worker that may be in another folder."""
-    roi = options.roi if engine.local else options.roi and options.roi.absolute()
+    roi = options.roi if executor.local else options.roi and options.roi.absolute()
     slide = options.slide and options.slide.absolute()
     return replace(options, out=out_of(path, options).absolute(), roi=roi, slide=slide)
 

@@ -45,9 +45,9 @@ def die_at(event: str, part: str) -> None:
 
 def set_version(version: str) -> None:
     """Make this process one of another version of wsiscore."""
-    from wsiscore.pipeline import engine
+    from wsiscore.pipeline import executors
 
-    engine.__version__ = version
+    executors.__version__ = version
 
 
 def move_to(folder: str) -> None:

@@ -1,6 +1,6 @@
 """How the slides of a run are worked on: one after the other, by local processes, or over a dask cluster.
 
-Each engine gives the same results in the same order. A job whose process dies is tried again, and then is one lost
+Each executor gives the same results in the same order. A job whose process dies is tried again, and then is one lost
 job: `lost` makes its result, and the others go on. If a dask scheduler or all workers go away for good, so are all jobs
 that have no result yet.
 """
@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from wsiscore import __version__
 from wsiscore.errors import WsiscoreError
 
-__all__ = ["Dask", "Engine", "Processes", "Serial", "open_engine"]
+__all__ = ["Dask", "Executor", "Processes", "Serial", "open_executor"]
 
 _ANSWERS_WITHIN = "10s"  # a scheduler that is there
 _POLL_S = 2.0
@@ -34,7 +34,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-class Engine(Protocol):
+class Executor(Protocol):
     """What runs jobs."""
 
     local: bool
@@ -63,7 +63,7 @@ class Serial:
     def map(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, Exception], Result]
     ) -> Iterator[Result]:
-        """Yield `function` of each job, as `Engine.map`; none is lost without this process."""
+        """Yield `function` of each job, as `Executor.map`; none is lost without this process."""
         del lost
         return map(function, jobs)
 
@@ -85,7 +85,7 @@ class Processes:
     def map(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, Exception], Result]
     ) -> Iterator[Result]:
-        """Yield `function` of each job, as `Engine.map`."""
+        """Yield `function` of each job, as `Executor.map`."""
         todo, pending = iter(jobs), deque[Job]()
         while True:
             try:
@@ -100,11 +100,11 @@ class Processes:
         self, function: Callable[[Job], Result], todo: Iterator[Job], pending: deque[Job]
     ) -> Iterator[Result]:
         """Yield results; jobs that were begun and have none yet are in `pending`."""
-        with ProcessPoolExecutor(self.n, multiprocessing.get_context("spawn")) as executor:
-            futures: deque[Future[Result]] = deque(executor.submit(function, job) for job in pending)
+        with ProcessPoolExecutor(self.n, multiprocessing.get_context("spawn")) as processes:
+            futures: deque[Future[Result]] = deque(processes.submit(function, job) for job in pending)
             for job in todo:
                 pending.append(job)
-                futures.append(executor.submit(function, job))
+                futures.append(processes.submit(function, job))
                 while futures and (len(futures) >= self.n * _AHEAD or futures[0].done()):
                     result = futures.popleft().result()
                     pending.popleft()
@@ -169,7 +169,7 @@ class Dask:
     def map(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, Exception], Result]
     ) -> Iterator[Result]:
-        """Yield `function` of each job, as `Engine.map`; dask itself tries one again whose worker died."""
+        """Yield `function` of each job, as `Executor.map`; dask itself tries one again whose worker died."""
         from distributed.scheduler import KilledWorker
 
         begun = deque((job, *self._submit(function, job)) for job in jobs)
@@ -252,8 +252,8 @@ def _checked(function: Callable[[Job], Result], job: Job, version: str) -> Resul
 
 
 @contextmanager
-def open_engine(cluster: str | None) -> Iterator[Engine]:
-    """Give the engine that ``--cluster`` names.
+def open_executor(cluster: str | None) -> Iterator[Executor]:
+    """Give the executor that ``--cluster`` names.
 
     Parameters
     ----------

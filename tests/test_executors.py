@@ -1,4 +1,4 @@
-"""Engines lose no slide: each job has a result, whatever happens to the processes that work on it."""
+"""Executors lose no slide: each job has a result, whatever happens to the processes that work on it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import dask
 import pytest
 from click.testing import CliRunner
 from distributed import Client, LocalCluster
-from engine_jobs import die_at, lost, move_to, set_version, work
+from executor_jobs import die_at, lost, move_to, set_version, work
 
 from wsiscore.cli import main
 from wsiscore.errors import WsiscoreError
-from wsiscore.pipeline import engine
-from wsiscore.pipeline.engine import Dask, Processes, open_engine
+from wsiscore.pipeline import executors
+from wsiscore.pipeline.executors import Dask, Processes, open_executor
 from wsiscore.synthetic.slides import render_slide
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of dask, about processes that die
@@ -37,11 +37,11 @@ PATIENT = {  # on a busy machine a process takes long to start
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_PATIENCE_S", 600.0)
-    monkeypatch.setattr(engine, "_ANSWERS_WITHIN", "30s")
+    monkeypatch.setattr(executors, "_PATIENCE_S", 600.0)
+    monkeypatch.setattr(executors, "_ANSWERS_WITHIN", "30s")
 
 
-def results(runs: engine.Engine, folder: Path, *names: str) -> list[str]:
+def results(runs: executors.Executor, folder: Path, *names: str) -> list[str]:
     return list(runs.map(work, [(folder, name) for name in names], lost))
 
 
@@ -136,16 +136,16 @@ def test_a_worker_of_another_version_is_refused(cluster: LocalCluster, tmp_path:
             Dask(client)
         (late,) = results(before, tmp_path, "a")
         assert "a: a worker has wsiscore 0.0, wanted" in late
-        client.run(set_version, engine.__version__)
+        client.run(set_version, executors.__version__)
 
 
 def test_a_cluster_without_workers_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(engine, "_POLL_S", 0.01)
-    monkeypatch.setattr(engine, "_PATIENCE_S", 0.02)
+    monkeypatch.setattr(executors, "_POLL_S", 0.01)
+    monkeypatch.setattr(executors, "_PATIENCE_S", 0.02)
     with scheduler(tmp_path) as (address, _), pytest.raises(WsiscoreError, match=r"no worker came to tcp"):  # noqa: SIM117
-        with open_engine(address):
+        with open_executor(address):
             pass
     assert "the cluster has no worker yet; waiting for one" in caplog.text
 
@@ -154,12 +154,12 @@ def test_a_cluster_without_workers_says_so(
 def test_a_cluster_that_goes_away_loses_what_it_had_not_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(engine, "_POLL_S", 0.1)
+    monkeypatch.setattr(executors, "_POLL_S", 0.1)
     with scheduler(tmp_path) as (address, process):
         words = ["worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-        with started(tmp_path, *words, until="Registered to:") as (_, worker), open_engine(address) as runs:
+        with started(tmp_path, *words, until="Registered to:") as (_, worker), open_executor(address) as runs:
             assert results(runs, tmp_path, "a", "b") == ["a", "b"]
-            monkeypatch.setattr(engine, "_PATIENCE_S", 0.2)
+            monkeypatch.setattr(executors, "_PATIENCE_S", 0.2)
             found = results(runs, tmp_path, f"kills {process if what == 'scheduler' else worker}", "c", "d")
     reason = GONE if what == "scheduler" else "the cluster had no worker for 0.2 s; start one, and try again"
     assert [line.split(": ", 1)[1] for line in found] == [reason] * 3
