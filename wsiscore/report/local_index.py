@@ -82,16 +82,19 @@ def map_side_um(cells: Cells, rois: Sequence[Roi]) -> float:
 
 
 def choose_squares(squares: Sequence[Square], wanted: int) -> list[Square]:
-    """Choose squares over the whole range of the local index, from the lowest to the highest.
+    """Choose squares over the whole range of the local index, from the lowest to the hottest.
 
-    The squares with at least `MIN_LOCAL` cells (all squares, if fewer than 4 have as many) are ordered by index and
-    cut into `wanted` groups of equal size; each group gives its square with the most cells. The same
-    cells always give the same squares.
+    The squares with at least `MIN_LOCAL` cells (all squares, if fewer than 4 have as many) are ordered by index, then
+    by number of cells, and cut into `wanted` groups of equal size; each group gives its square with the most cells, but
+    the last one its hottest. The same cells always give the same squares.
     """
     enough = [square for square in squares if square.tally.n >= MIN_LOCAL]
-    ordered = sorted(enough if len(enough) >= 4 else squares, key=lambda square: square.tally.ki67_index)
+    ordered = sorted(
+        enough if len(enough) >= 4 else squares, key=lambda square: (square.tally.ki67_index, square.tally.n)
+    )
     groups = np.array_split(np.arange(len(ordered)), max(min(wanted, len(ordered)), 1))
-    return [max((ordered[at] for at in group), key=lambda square: square.tally.n) for group in groups if len(group)]
+    most = [max((ordered[at] for at in group), key=lambda square: square.tally.n) for group in groups if len(group)]
+    return [*most[:-1], *ordered[-1:]]
 
 
 def quartiles(squares: Sequence[Square]) -> tuple[float, float, float] | None:

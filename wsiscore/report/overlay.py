@@ -29,17 +29,20 @@ _DARK: Colour = (30, 30, 30)
 _WHITE: Colour = (255, 255, 255)
 _NOTICE: Colour = (138, 75, 0)
 _RING_UM = 4.0  # radius: just around most nuclei, so that the nucleus stays visible
+_DOT_UM = 1.4
 _LINE_UM = 0.5
+_LEAST_RING_PX = 2.5  # a smaller ring cannot be told from a dot
 _FINER = 3  # the legend is drawn this much larger and shrunk, so that its edges are smooth
 _SHIFT = 4  # OpenCV draws at sixteenths of a pixel
 _LENGTHS_MM = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 
 def write_overlay(path: Path, slide: Slide, rois: Sequence[Roi], cells: Cells, *, max_px: int = 4000) -> None:
-    """Write a JPEG of the whole slide with region outlines and a ring or dot on every cell.
+    """Write a JPEG of the whole slide with region outlines and a mark on every cell.
 
-    Where a nucleus is large enough to be seen each cell is a thin ring, else a dot; positive red, negative blue.
-    A legend and a scale bar stand below the tissue, and above it, where that is so, that the stain is virtual.
+    A positive cell is a red ring, a negative one a blue dot, both on white. Where a ring would be too small to be seen,
+    a positive cell is a large dot and a negative one a small dot. A legend and a scale bar stand below the
+    tissue, and above it, where that is so, that the stain is virtual.
 
     Parameters
     ----------
@@ -93,17 +96,26 @@ def draw_outlines(picture: Thumbnail, rois: Sequence[Roi]) -> None:
 
 
 def draw_cells(picture: Thumbnail, cells: Cells) -> None:
-    """Draw a ring or, where a ring would be smaller than 4 px, a dot for each cell, into the picture."""
+    """Draw a ring for each positive cell and a dot for each negative one, as `write_overlay` says, into the picture."""
     mpp = picture.region.mpp
-    radius = _RING_UM / mpp
-    ring = radius >= 4
-    thickness = max(1, round(_LINE_UM / mpp)) if ring else cv2.FILLED
-    shown_radius = round((radius if ring else max(0.5 * radius, 0.8)) * 2**_SHIFT)
+    rings = _RING_UM / mpp >= _LEAST_RING_PX
+    line = max(1, round(_LINE_UM / mpp))
+    radius = {
+        True: _RING_UM / mpp if rings else max(0.5 * _RING_UM / mpp, 1.2),
+        False: max(_DOT_UM / mpp, 1.2) if rings else 0.7,
+    }
     xs = np.round((picture.x_px(cells.x_um) - 0.5) * 2**_SHIFT).astype(int).tolist()
     ys = np.round((picture.y_px(cells.y_um) - 0.5) * 2**_SHIFT).astype(int).tolist()
-    for x, y, positive in zip(xs, ys, cells.positive.tolist(), strict=True):
+    places = list(zip(xs, ys, cells.positive.tolist(), strict=True))
+    if rings:  # all the white first, so that it hides no mark
+        for x, y, positive in places:
+            size = round((radius[positive] + (0 if positive else 1)) * 2**_SHIFT)
+            width = line + 2 if positive else cv2.FILLED
+            cv2.circle(picture.pixels, (x, y), size, _WHITE, width, cv2.LINE_AA, _SHIFT)
+    for x, y, positive in places:
         colour = POSITIVE if positive else NEGATIVE
-        cv2.circle(picture.pixels, (x, y), shown_radius, colour, thickness, cv2.LINE_AA, _SHIFT)
+        width = line if rings and positive else cv2.FILLED
+        cv2.circle(picture.pixels, (x, y), round(radius[positive] * 2**_SHIFT), colour, width, cv2.LINE_AA, _SHIFT)
 
 
 def _notice(picture: Thumbnail, words: str) -> Pixels:
@@ -139,8 +151,10 @@ def _footer(picture: Thumbnail, n_positive: int, n_negative: int) -> Pixels:
         if colour == OUTLINE:
             draw.line((x, middle, x + big * 0.5, middle), _DARK, big // 5)
             draw.line((x, middle, x + big * 0.5, middle), colour, big // 9)
+        elif colour == POSITIVE:
+            draw.circle((x + big * 0.25, middle), big * 0.22, outline=colour, width=max(_FINER, big // 12))
         else:
-            draw.circle((x + big * 0.25, middle), big * 0.22, outline=colour, width=max(_FINER, big // 14))
+            draw.circle((x + big * 0.25, middle), big * 0.1, fill=colour)
         draw.text((x + big * 0.65, middle), words, _DARK, font, anchor="lm")
         x += big * 1.3 + font.getlength(words)
     middle, end = strip.height - big // 2, strip.width - big * 0.4

@@ -26,7 +26,7 @@ _STEPS = (0, 5, 10, 20, 30, 50, 100)  # percent
 _COLOURS = ("#fde725", "#8fd744", "#35b779", "#21908d", "#31688e", "#440154")  # viridis: dark is high, also in grey
 INDEX_COLOURS = tuple(zip(_COLOURS, _STEPS, _STEPS[1:], strict=False))
 """The colours of the map, each with the least and the greatest index it stands for, in percent."""
-_MARK_UM = 4.0
+_RING_UM, _DOT_UM = 4.0, 1.4  # radius of the mark of a positive cell, and of a negative one
 _MOST_NAMES = 12
 _BARS_UM = (10, 20, 25, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
@@ -94,16 +94,25 @@ def tile_map(
 
 
 def field_pair(picture: Thumbnail, rois: Sequence[Roi], cells: Cells, name: str) -> Markup:
-    """Return a field twice: plain, and with a ring on each of `cells`; `name` is unique on the page."""
+    """Return a field twice: plain, and with a mark on each of `cells`; `name` is unique on the page.
+
+    A positive cell is a ring, a negative one a dot, both on white.
+    """
     xs, ys = picture.x_px(cells.x_um).tolist(), picture.y_px(cells.y_um).tolist()
-    radius = _MARK_UM / picture.region.mpp
-    rings = (
-        element("circle", class_="pos" if positive else "neg", cx=x, cy=y, r=radius)
-        for x, y, positive in zip(xs, ys, cells.positive.tolist(), strict=True)
-    )
+    ring, dot = _RING_UM / picture.region.mpp, _DOT_UM / picture.region.mpp
+    casings, marks = [], []
+    for x, y, positive in zip(xs, ys, cells.positive.tolist(), strict=True):
+        if positive:
+            casings.append(element("circle", class_="casing", cx=x, cy=y, r=ring))
+        marks.append(element("circle", class_="pos" if positive else "neg", cx=x, cy=y, r=ring if positive else dot))
     again = element("use", href=f"#{name}")
     return _svg(picture, "Plain field", _image(picture, id=name), _scale_bar(picture)) + _svg(
-        picture, f"The same field with {len(cells)} marked cells", again, *_outlines(picture, rois), *rings
+        picture,
+        f"The same field with {len(cells)} marked cells",
+        again,
+        *_outlines(picture, rois),
+        *casings,
+        *marks,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from wsiscore.files import replacing
 
@@ -15,7 +16,7 @@ __all__ = ["write_page"]
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("wsiscore.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -23,6 +24,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
+    environment.filters["css_string"] = _css_string
+    return environment
+
+
+def _css_string(text: str) -> Markup:
+    """Return a text as a string of CSS in which nothing but letters and digits is unescaped."""
+    return Markup('"{}"'.format("".join(c if c.isascii() and c.isalnum() else f"\\{ord(c):x} " for c in text)))
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:

@@ -146,7 +146,15 @@ def _gallery(result: Result) -> dict[str, Any]:
         seen = (left, top, min(right, width_um), min(bottom, height_um))
         picture = read_thumbnail(slide, seen, max_px=1000, mpp=_FIELD_MPP)
         pictures = field_pair(picture, rois, cells.select(square.holds(cells)), f"field-{rank}")
-        fields.append({"tally": square.tally, "x_mm": left / 1000, "y_mm": top / 1000, "pictures": pictures})
+        fields.append(
+            {
+                "tally": square.tally,
+                "hottest": rank == len(chosen) > 1,
+                "x_mm": left / 1000,
+                "y_mm": top / 1000,
+                "pictures": pictures,
+            }
+        )
     return {
         "side_um": _FIELD_UM,
         "min_cells": MIN_LOCAL if chosen[0].tally.n >= MIN_LOCAL else None,
