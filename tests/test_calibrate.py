@@ -46,7 +46,10 @@ def pictures(tmp_path):
 
 def test_one_reading_gives_what_each_rule_finds(pictures):
     own = pictures[0]
-    table = count_cells(own, OWN, thresholds=[0.1, 0.25, 0.5], positive_ods=[0.1, 0.3], radius_um=3)
+    table = count_cells(
+        own, OWN, thresholds=[0.1, 0.25, 0.5], positive_ods=[None, 0.1, 0.3], radius_um=3, sures=[0.55, 0.8, 1]
+    )
+    assert len(table) == 27
     assert table[CenterRules(0.5, 1.5, positive_od=0.1)].tp == 0
     exact = table[CenterRules(0.25, 1.5, positive_od=0.1)]
     assert (exact.fp, exact.fn, exact.index_error) == (0, 0, 0)

@@ -170,11 +170,17 @@ class CenterRules(Rules):
         )
         if self.positive_od is not None:
             positivity = np.nan_to_num(cells.positivity, nan=0.5)  # where no class map shows anything
-            by_density = cells.dab_od >= self.positive_od
-            certain = (positivity >= self.sure) | (positivity <= 1 - self.sure)
-            stained = np.where(certain & (self.sure < 1), positivity >= 0.5, by_density)
-            return replace(cells, stained=stained, positivity=positivity), self
+            return replace(cells, stained=self.are_positive(positivity, cells.dab_od), positivity=positivity), self
         return cells.select(cells.positivity >= 0), self
+
+    def are_positive(
+        self, positivity: npt.NDArray[np.floating], dab_od: npt.NDArray[np.floating]
+    ) -> npt.NDArray[np.bool_]:
+        """Return which cells are positive, by their positivity in [0, 1] and their density of DAB above the ground's."""
+        if self.positive_od is None:
+            return np.asarray(positivity >= 0.5)
+        certain = (positivity >= self.sure) | (positivity <= 1 - self.sure)
+        return np.where(certain & (self.sure < 1), positivity >= 0.5, dab_od >= self.positive_od)
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,11 +144,12 @@ def calibrate(
 
 
 def calibrated(pictures: Sequence[Picture], own: CenterRules, radius_um: float) -> Calibrated:
-    """Choose threshold and positivity limit on annotated pictures; see `calibrate`."""
+    """Choose threshold and class of cells on annotated pictures; see `calibrate`."""
     thresholds = sorted({*_THRESHOLDS, own.threshold})
     limits = list(dict.fromkeys((own.positive_od, *_POSITIVE_ODS)))
+    sures = sorted({own.sure, 1.0})
     counts = [
-        count_cells(picture, own, thresholds=thresholds, positive_ods=limits, radius_um=radius_um)
+        count_cells(picture, own, thresholds=thresholds, positive_ods=limits, radius_um=radius_um, sures=sures)
         for picture in pictures
     ]
     rules = best_rules([_table(counts)], own)

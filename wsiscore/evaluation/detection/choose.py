@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -95,8 +96,9 @@ def count_cells(
     thresholds: Sequence[float],
     positive_ods: Sequence[float | None],
     radius_um: float,
+    sures: Sequence[float] = (),
 ) -> dict[CenterRules, Counts]:
-    """Count what rules find that differ from `rules` in threshold and positivity limit; the mosaic is read once.
+    """Count what rules find that differ from `rules` in threshold and class; the mosaic is read once.
 
     Parameters
     ----------
@@ -108,6 +110,8 @@ def count_cells(
         To try, all with all.
     radius_um
         Greatest distance of matched cells.
+    sures
+        Values of `CenterRules.sure` to try with each limit; by default that of `rules`.
 
     Raises
     ------
@@ -127,10 +131,10 @@ def count_cells(
     for threshold in thresholds:
         kept = cells.select(cells.confidence > threshold)
         tp, fp, fn, used = _matched(kept, truth, radius_um)
-        for limit in positive_ods:
-            positive = (kept.positivity if limit is None else kept.dab_od) >= (0.5 if limit is None else limit)
+        for limit, sure in product(positive_ods, sures or (rules.sure,)):
+            tried = replace(rules, threshold=threshold, positive_od=limit, sure=sure)
+            positive = tried.are_positive(kept.positivity, kept.dab_od)
             index = 100 * float(positive[used].mean()) if used.any() else math.nan
-            tried = replace(rules, threshold=threshold, positive_od=limit)
             found[tried] = Counts(tp, fp, fn, _true_index(truth), index, picture.complete)
     return found
 
@@ -195,4 +199,4 @@ def _distance(rules: CenterRules, own: CenterRules) -> float:
     limits = (rules.positive_od, own.positive_od)
     apart = 0.0 if limits[0] == limits[1] else 1.0 if None in limits else 2 * abs((limits[0] or 0) - (limits[1] or 0))
     shape = abs(rules.radius_um - own.radius_um) / 10 + abs(rules.smooth_um - own.smooth_um) / 10
-    return abs(rules.threshold - own.threshold) + apart + shape
+    return abs(rules.threshold - own.threshold) + apart + abs(rules.sure - own.sure) + shape
