@@ -4,10 +4,12 @@
 
 Every picture is scored with `wsiscore score` into OUT first; what is there already is not scored again. Rules of the
 model are chosen from a grid of threshold, radius, smoothing and positivity limit. Baselines keep the rules of their
-cards. ``sets.toml`` has a table for each set, with paths relative to it:
+cards. With ``--card`` the model's card is written into OUT too, with the rules chosen on all sets and both kinds of
+measurements. ``sets.toml`` has a table for each set, with paths relative to it:
 
     [[set]]
-    name = "a laboratory"
+    name = "a"
+    title = "a laboratory"  # for the card
     pictures = "a/*.jpg"
     mpp = 0.25            # or the column mpp by name in an index.csv beside the pictures
     truth = "a/truth"     # as `wsiscore evaluate cells` reads it
@@ -40,8 +42,8 @@ from wsiscore.cli.options import types_of
 from wsiscore.evaluation.detection.calibrate import annotated_pictures
 from wsiscore.evaluation.detection.choose import Counts, Picture, Summary, best_rules, count_cells, summarise
 from wsiscore.evaluation.detection.truth import Kind, TrueCells
-from wsiscore.models.card import read_card
-from wsiscore.models.store import find_model
+from wsiscore.models.card import INDEX_ERROR, Measurement, read_card
+from wsiscore.models.store import find_model, write_card
 from wsiscore.mosaic import Mosaic
 from wsiscore.pipeline.options import ScoreOptions
 from wsiscore.pipeline.steps import score_slide
@@ -158,6 +160,22 @@ def numbers(each: Summary) -> tuple[float, ...]:
     )
 
 
+def measurements(sets: Sequence[Mapping[str, Any]], rows: Mapping[str, Sequence[Counts]], how: str) -> list[Measurement]:
+    """Return the entries of a card: recall of each set, F1 where its truth is complete, and the index."""
+    command = f"python benchmarks/left_out.py sets.toml OUT --model MODEL; rules chosen on {how}"
+    found = []
+    for about in sets:
+        counts = rows[about["name"]]
+        each, name = summarise(counts), f"{about.get('title', about['name'])}, {len(counts)} pictures"
+        if any(at.complete for at in counts):
+            found.append(Measurement(name, "detection F1", round(each.f1, 3), command))
+        found.append(Measurement(name, "recall of annotated cells", round(each.recall, 3), command))
+        errors = tuple(round(at.index_error, 2) for at in counts if np.isfinite(at.index_error))
+        if errors:
+            found.append(Measurement(name, INDEX_ERROR, round(each.index_error, 2), command, errors))
+    return found
+
+
 def main() -> None:
     """Score, choose, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -165,11 +183,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", required=True)
     parser.add_argument("--baseline", action="append", default=[])
+    parser.add_argument("--card", action="store_true")
     given = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     base = given.sets.parent
     sets = tomllib.loads(given.sets.read_text(encoding="utf-8"))["set"]
-    own = read_card(find_model(given.model)).spec.rules
+    card = read_card(find_model(given.model))
+    own = card.spec.rules
     if not isinstance(own, CenterRules):
         raise SystemExit(f"{given.model} does not find cell centres")
     tables: dict[str, Table] = {}
@@ -183,7 +203,18 @@ def main() -> None:
         sys.stdout.write(f"# left out {name}: {rules}\n")
     show(f"{given.model}, rules chosen on the other sets", left)
     rules = best_rules(list(tables.values()), own)
-    show(f"{given.model}, rules chosen on all sets: {rules}", {name: table[rules] for name, table in tables.items()})
+    rows = {name: table[rules] for name, table in tables.items()}
+    show(f"{given.model}, rules chosen on all sets: {rules}", rows)
+    if given.card:
+        write_card(
+            given.out,
+            replace(
+                card,
+                spec=replace(card.spec, rules=rules),
+                chosen_on=tuple(measurements(sets, rows, "all of these sets")),
+                tested_on=tuple(measurements(sets, left, "the other sets")),
+            ),
+        )
     for baseline in given.baseline:
         rows = {}
         for about in sets:
