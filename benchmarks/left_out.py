@@ -160,7 +160,9 @@ def numbers(each: Summary) -> tuple[float, ...]:
     )
 
 
-def measurements(sets: Sequence[Mapping[str, Any]], rows: Mapping[str, Sequence[Counts]], how: str) -> list[Measurement]:
+def measurements(
+    sets: Sequence[Mapping[str, Any]], rows: Mapping[str, Sequence[Counts]], how: str
+) -> list[Measurement]:
     """Return the entries of a card: recall of each set, F1 where its truth is complete, and the index."""
     command = f"python benchmarks/left_out.py sets.toml OUT --model MODEL; rules chosen on {how}"
     found = []
