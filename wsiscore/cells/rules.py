@@ -177,7 +177,7 @@ class CenterRules(Rules):
     def are_positive(
         self, positivity: npt.NDArray[np.floating], dab_od: npt.NDArray[np.floating]
     ) -> npt.NDArray[np.bool_]:
-        """Return which cells are positive, by their positivity in [0, 1] and their density of DAB above the ground's."""
+        """Return which cells are positive, by positivity in [0, 1] and density of DAB above the ground's."""
         if self.positive_od is None:
             return np.asarray(positivity >= 0.5)
         certain = (positivity >= self.sure) | (positivity <= 1 - self.sure)
