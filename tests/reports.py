@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,7 +97,10 @@ def entries(name: str = "slide") -> list[Entry]:
 
 
 def without_own_script(document: str) -> str:
-    """Return a page without the script that its policy allows by its hash; no other may run."""
+    """Return a page without its data and the script that its policy allows by its hash; no other may run."""
+    data = re.compile(r'<script type="application/json"[^>]*>([^<]*)</script>')
+    assert all(json.loads(each) for each in data.findall(document))
+    document = data.sub("", document)
     policy = re.search(r"script-src ([^\"]*)", document)
     if policy is None:
         return document
@@ -109,5 +113,5 @@ def without_own_script(document: str) -> str:
 def words(document: str) -> str:
     """Return what a reader sees, on one line."""
     return " ".join(
-        html.unescape(re.sub(r"<style>.*?</style>|<script>.*?</script>|<[^>]*>", " ", document, flags=re.S)).split()
+        html.unescape(re.sub(r"<style>.*?</style>|<script.*?</script>|<[^>]*>", " ", document, flags=re.S)).split()
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from importlib.resources import files
 
@@ -20,8 +18,6 @@ from wsiscore.report.pages.svg import element
 from wsiscore.report.result import Entry
 from wsiscore.score import SlideScore, Tally
 from wsiscore.slide.readers.base import VirtualStain
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @given(st.floats(0, 100), st.floats(0.5, 99.5))
@@ -168,24 +164,6 @@ def test_pages_need_nothing_but_themselves(tmp_path, slide):
         assert '<html lang="en">' in document
         for address in addresses(document):
             assert address.startswith(("data:image/jpeg;base64,", "#", "slide/")), address[:80]
-        assert (
-            document.count('role="img"')
-            == document.count("<svg")
-            == document.count("aria-label=") - document.count('<section class="summary" aria-label=')
-        )
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_a_browser_shows_the_numbers(tmp_path, slide):
-    report_of(slide, scattered(1234, 0.5), tmp_path / "report.html", name=HOSTILE)
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "report.html").as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    seen = words(done.stdout)
-    for expected in ("617", "1,234", "50 % Ki67 index", "High: at or above the cutoff of 20 %", "alert(1)"):
-        assert expected in seen
-    assert "<script" not in done.stdout
-    assert "Refused to" not in done.stderr
+        drawings = re.findall(r"<svg[^>]*>", document)
+        assert drawings
+        assert all('role="img"' in each and "aria-label=" in each for each in drawings)

@@ -16,7 +16,7 @@ from wsiscore.files import replacing
 from wsiscore.regions import Region
 from wsiscore.slide.slide import Slide
 
-__all__ = ["MOST_BYTES", "THUMBNAIL", "Thumbnail", "jpeg", "read_thumbnail", "write_thumbnail"]
+__all__ = ["MOST_BYTES", "THUMBNAIL", "Thumbnail", "jpeg", "read_region", "read_thumbnail", "write_thumbnail"]
 
 THUMBNAIL = "thumbnail.jpg"
 """Name of the small picture in a slide's folder."""
@@ -78,16 +78,21 @@ def read_thumbnail(
     left, top, right, bottom = bounds_um
     mpp = max(slide.mpp, mpp, max(right - left, bottom - top) / max_px)
     region = Region.around_um(left, top, right, bottom, mpp)
+    return Thumbnail(read_region(slide, region), region)
+
+
+def read_region(slide: Slide, region: Region) -> npt.NDArray[np.uint8]:
+    """Return the (height, width, 3) RGB pixels of a region; blocks that cannot be read are grey."""
     pixels = np.empty((region.height, region.width, 3), np.uint8)
     for y in range(0, region.height, _BLOCK_PX):
         for x in range(0, region.width, _BLOCK_PX):
             block = pixels[y : y + _BLOCK_PX, x : x + _BLOCK_PX]
-            where = Region(region.x + x, region.y + y, block.shape[1], block.shape[0], mpp)
+            where = Region(region.x + x, region.y + y, block.shape[1], block.shape[0], region.mpp)
             try:
                 block[:] = slide.read(where)
             except SlideError:  # named among the run's warnings; the rest of the slide can still be shown
                 block[:] = _UNREADABLE
-    return Thumbnail(pixels, region)
+    return pixels
 
 
 def write_thumbnail(path: Path, slide: Slide) -> None:
@@ -100,8 +105,8 @@ def write_thumbnail(path: Path, slide: Slide) -> None:
         part.write_bytes(data)
 
 
-def jpeg(pixels: npt.NDArray[np.uint8], *, quality: int) -> bytes:
-    """Encode (height, width, 3) RGB as JPEG with colour at full resolution."""
+def jpeg(pixels: npt.NDArray[np.uint8], *, quality: int, half_colour: bool = False) -> bytes:
+    """Encode (height, width, 3) RGB as JPEG, with colour at full or, for half the bytes, at half resolution."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=0)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=2 if half_colour else 0)
     return stream.getvalue()

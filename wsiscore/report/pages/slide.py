@@ -18,6 +18,7 @@ from wsiscore.report.pages.charts import histogram, interval_bar
 from wsiscore.report.pages.pictures import INDEX_COLOURS, field_pair, index_map, slide_picture
 from wsiscore.report.pages.quality import quality_section
 from wsiscore.report.pages.rendering import write_page
+from wsiscore.report.pages.viewer import Shown, embedded, script
 from wsiscore.report.result import Result
 from wsiscore.report.statistics import Place, readable, statistics_in
 from wsiscore.report.thumbnail import read_thumbnail
@@ -109,7 +110,10 @@ def _pictures(result: Result) -> dict[str, Any]:
     slide, cells = result.slide, result.cells
     whole = (0.0, 0.0, slide.width_px * slide.mpp, slide.height_px * slide.mpp)
     found = len(cells) > 0
+    fields, settings = counted_fields(result.analysis.protocols), result.run.get("settings", {})
     return {
+        "viewer": embedded(Shown(slide, result.rois, cells, result.others, fields, settings)),
+        "viewer_script": script(),
         "slide_picture": slide_picture(read_thumbnail(slide, whole, max_px=1000), result.rois),
         "local": _local_index(result) if found else None,
         "gallery": _gallery(result) if found else None,
