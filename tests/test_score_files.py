@@ -62,9 +62,21 @@ def test_no_cells_has_no_numbers():
         "0",
         *["nan"] * 7,
         *[""] * 3,
+        *["0", "", ""],
     ]
     assert [score_json(score)[key] for key in ("ki67_index", "low95", "high95")] == [None] * 3
-    assert error_row("s", "m", "no\nmpp")[2:] == ["nan"] * 6 + ["error: no\\nmpp", "", "", *["nan"] * 8, "", "", ""]
+    assert error_row("s", "m", "no\nmpp")[2:] == ["nan"] * 6 + [
+        "error: no\\nmpp",
+        "",
+        "",
+        *["nan"] * 8,
+        "",
+        "",
+        "",
+        "nan",
+        "",
+        "",
+    ]
 
 
 @given(st.text("ab \t\r\n\\ü\udce9"), st.text("m\t"))
@@ -123,7 +135,7 @@ def test_names_are_no_formulas_in_a_spreadsheet(tmp_path):
     write_scores_csv(tmp_path / "scores.csv", rows)
     _, scored, failed = csv.reader((tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines())
     assert scored == [f"'{formula}", "'-m", *rows[0][2:]]
-    assert failed == ["'+s", "'@m", *["nan"] * 6, "error: \\t=1", "", "", *["nan"] * 8, "", "", ""]
+    assert failed == ["'+s", "'@m", *["nan"] * 6, "error: \\t=1", "", "", *["nan"] * 8, "", "", "", "nan", "", ""]
     write_cells_table(tmp_path / "cells.csv", cells_at([-1], [-2], [0.5]), [Roi(formula, shapely.box(0, 0, 9, 9))])
     (cell,) = csv.DictReader((tmp_path / "cells.csv").read_text(encoding="utf-8").splitlines())
     assert (cell["roi"], float(cell["x_um"]), float(cell["y_um"])) == (f"'{formula}", -1, -2)
@@ -193,7 +205,8 @@ def test_a_score_of_an_earlier_version_is_read(tmp_path):
                 {"cutoff": "high"}, {"cutoff": None}, {"virtual": 3}, {"virtual": {"model": "m"}},
                 {"virtual": {"model": 1, "slide": "s"}}, {"virtual": {"other": "m"}},
                 {"virtual": {"model": "m", "slide": "s", "weights_sha256": 3}}, {"virtual": [1]},
-                {"flags": ["pale"]}, {"flags": None},
+                {"flags": ["pale"]}, {"flags": None}, {"issue": 3}, {"issue": {"author": "A"}},
+                {"issue": {"author": "A", "date": "", "edits": {"added": 1}}},
             )
         ),
     ],

@@ -9,6 +9,7 @@
     ├── ModelError (ValueError)         a model is unknown, broken, or of another family
     ├── MosaicError (ValueError)        a mosaic or tile list is unfinished, stale or foreign
     │   └── DamagedMosaicError          chunks of it are missing or have the wrong checksum
+    ├── CorrectionError (ValueError)    corrected cells cannot be used, or a report was issued already
     ├── ManifestError (ValueError)      a manifest of slides cannot be used
     ├── TruthError (ValueError)         predictions and what they are measured against do not go together
     └── OutputError (OSError)           a result cannot be written
@@ -22,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "CorrectionError",
     "DamagedMosaicError",
     "ManifestError",
     "ModelError",
@@ -76,6 +78,10 @@ class DamagedMosaicError(MosaicError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class CorrectionError(WsiscoreError, ValueError):
+    """Corrected cells cannot be used, or would replace a report that somebody issued; what was there stands."""
 
 
 class ManifestError(WsiscoreError, ValueError):

@@ -13,6 +13,7 @@ import shapely
 from wsiscore.analysis.blocks import block_sizes, sampling
 from wsiscore.analysis.flags import UNSUITABLE, flag_sentence, join_flags, split_flags
 from wsiscore.analysis.intervals import COUNTING, ModelError, Sampling, conformal, p_at_or_above, score_interval
+from wsiscore.cells.edits import Edits
 from wsiscore.cells.table import Cells
 from wsiscore.errors import RoiError
 from wsiscore.regions import PointIndex, Roi, scored
@@ -24,6 +25,7 @@ __all__ = [
     "UNCLEAR",
     "Call",
     "Decision",
+    "Issue",
     "SlideScore",
     "Tally",
     "decide",
@@ -91,6 +93,25 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Issue:
+    """Who issued a report, and what was edited for it.
+
+    Parameters
+    ----------
+    author
+        Name.
+    date
+        ISO 8601, to the second, UTC.
+    edits
+        What differs from what the model found; None if the cells are the model's.
+    """
+
+    author: str
+    date: str
+    edits: Edits | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SlideScore:
     """The result of one slide.
 
@@ -124,6 +145,8 @@ class SlideScore:
         Case that it belongs to.
     n_other
         Nuclei that were found and left out, as other than the tumour's.
+    issue
+        Who issued it with which edits; None if nobody did.
     """
 
     slide: str
@@ -140,6 +163,12 @@ class SlideScore:
     sha256: str = ""
     case: str = ""
     n_other: int = 0
+    issue: Issue | None = None
+
+    @property
+    def edits(self) -> Edits | None:
+        """What differs from what the model found; None if the cells are the model's."""
+        return self.issue.edits if self.issue else None
 
     @property
     def excluded_mm2(self) -> float:

@@ -9,6 +9,7 @@ __all__ = ["FLAGS", "UNSUITABLE", "flag_sentence", "join_flags", "split_flags"]
 
 FLAGS: Final[dict[str, str]] = {
     "not_h_dab": "The stain is not hematoxylin and DAB, so there is no call.",
+    "cells_edited": "The cells were corrected by hand after the model found them.",
     "indeterminate": "The index is too close to the cutoff, for its uncertainty, to say on which side it lies.",
     "limit_decides": "The side of the cutoff depends on how brown a nucleus must be to count as positive.",
     "hot_spot_differs": "The protocols of counting disagree about the side of the cutoff.",

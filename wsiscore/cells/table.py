@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from enum import IntEnum
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from wsiscore.regions import PointIndex, Roi
 
-__all__ = ["NO_ROI", "Cells"]
+__all__ = ["NO_ROI", "Cells", "Edit"]
 
 NO_ROI = -1
 """The `roi` of a cell outside all regions."""
@@ -20,6 +21,14 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 _UNSET: Any = None  # stands for a column that follows from the others
+
+
+class Edit(IntEnum):
+    """What somebody changed of a cell."""
+
+    NONE = 0
+    ADDED = 1
+    CLASS_CHANGED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,8 @@ class Cells:
         Whether each is positive, as its rules say; by default where its positivity is at least one half.
     other
         Map of nuclei other than the tumour's at the centre, in [0, 1]; nan where the model has none, as by default.
+    edit
+        Values of `Edit`; by default none is edited. An added cell has nan for its measurements.
     """
 
     x_um: Floats
@@ -54,12 +65,15 @@ class Cells:
     roi: Ints
     stained: Bools = _UNSET
     other: Floats = _UNSET
+    edit: Ints = _UNSET
 
     def __post_init__(self) -> None:
         if self.stained is _UNSET:
             object.__setattr__(self, "stained", self.positivity >= 0.5)
         if self.other is _UNSET:
             object.__setattr__(self, "other", np.full(len(self.x_um), np.nan))
+        if self.edit is _UNSET:
+            object.__setattr__(self, "edit", np.full(len(self.x_um), Edit.NONE, np.int64))
         if len({len(getattr(self, column.name)) for column in fields(self)}) != 1:
             raise ValueError("the columns of cells differ in length")
 
@@ -81,12 +95,20 @@ class Cells:
         """
         return type(self)(*(getattr(self, column.name)[which] for column in fields(self)))
 
-    def with_others(self, others: Self) -> Self:
-        """Return these cells and others together, ordered by y, then x."""
+    def sorted(self) -> Self:
+        """Return the cells ordered by y, then x."""
+        return self.select(np.lexsort((self.x_um, self.y_um)))
+
+    def marked(self, stained: Bools, edit: Ints) -> Self:
+        """Return the cells with other classes, and what was edited of each."""
+        return replace(self, stained=stained, edit=edit)
+
+    def with_others(self, others: Self, *, sort: bool = True) -> Self:
+        """Return these cells and others together, ordered by y, then x, or these first."""
         both = type(self)(
             *(np.concatenate([getattr(self, each.name), getattr(others, each.name)]) for each in fields(self))
         )
-        return both.select(np.lexsort((both.x_um, both.y_um)))
+        return both.sorted() if sort else both
 
     def in_rois(self, rois: Sequence[Roi]) -> Self:
         """Return the cells inside a region, each with the index of the first region that contains it.

@@ -25,7 +25,8 @@ __all__ = ["score"]
 
 @click.command(
     epilog="\b\nExample: wsiscore score slides/*.svs --cutoff 20 -o results > cohort.tsv\n"
-    "Example: wsiscore score results/*/mosaic.ome.zarr --threshold 0.6"
+    "Example: wsiscore score results/*/mosaic.ome.zarr --threshold 0.6\n"
+    "Example: wsiscore score wsiscore-out/low/mosaic.ome.zarr --cells wsiscore-out/low/cells.geojson --author 'A. Name'"
 )
 @options.of_slides_or_manifest
 @options.of_model
@@ -45,6 +46,16 @@ __all__ = ["score"]
 )
 @click.option("--csv", is_flag=True, help="Write the cells as cells.csv instead of cells.parquet.")
 @click.option(
+    "--cells",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Score these cells of a single mosaic instead of the model's: cells.geojson as corrected in QuPath.",
+)
+@click.option("--author", metavar="NAME", default="", help="Issue the report under this name; needed with --cells.")
+@click.option(
+    "--force", is_flag=True, help="Replace a report that somebody issued, or take --cells of which most are new."
+)
+@click.option(
     "--cluster",
     metavar="ADDRESS|local:N",
     help="Score over the workers of this dask scheduler, or by N processes of this machine, a slide a job.",
@@ -54,10 +65,16 @@ def score(inputs: tuple[str, ...], manifest: Path | None, cluster: str | None, *
 
     Each slide gets a folder OUT/<stem>/ with report.html, overlay.jpg, score.json, cells.parquet, cells.geojson for
     QuPath, mosaic.ome.zarr and run.json; the cohort scores.csv and index.html. A mosaic is scored again without
-    running the model. A slide that fails is a line with its reason, and the others go on.
+    running the model, also with corrected cells (--cells, --author); the report that replaces is kept. A slide that
+    fails is a line with its reason, and the others go on.
     """
     from wsiscore.pipeline.options import ScoreOptions
 
+    chosen["author"] = " ".join(chosen["author"].split())
+    if chosen["cells"] and not chosen["author"]:
+        raise click.UsageError("--cells needs --author, the name of who corrected them")
+    if chosen["cells"] and (manifest or len(inputs) != 1 or "-" in inputs):
+        raise click.UsageError("--cells is of a single mosaic")
     rules = {name: value for name in rule_fields() if (value := chosen.pop(name)) is not None}
     chosen["model"] = options.model_of(chosen["model"])
     given = ScoreOptions(rules=rules, **chosen)

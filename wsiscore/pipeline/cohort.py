@@ -60,7 +60,8 @@ def _anywhere(path: Path, options: ScoreOptions, executor: Executor) -> ScoreOpt
     """Return options with whole paths, for a worker that may be in another folder."""
     roi = options.roi if executor.local else options.roi and options.roi.absolute()
     slide = options.slide and options.slide.absolute()
-    return replace(options, out=out_of(path, options).absolute(), roi=roi, slide=slide)
+    cells = options.cells and options.cells.absolute()
+    return replace(options, out=out_of(path, options).absolute(), roi=roi, slide=slide, cells=cells)
 
 
 def _once(jobs: Iterable[tuple[Path, ScoreOptions]]) -> Iterator[tuple[Path, ScoreOptions]]:

@@ -6,7 +6,7 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-from wsiscore.errors import WsiscoreError
+from wsiscore.errors import CorrectionError, WsiscoreError
 from wsiscore.files import locked, one_line, replacing
 from wsiscore.models.card import read_card
 from wsiscore.models.store import default_model, find_model
@@ -25,7 +25,8 @@ ERROR_LOG = "error.log"
 def failed(path: Path, options: ScoreOptions, error: Exception) -> Entry:
     """Return the entry of a slide that failed, after writing it to the slide's folder if that is possible.
 
-    ``error.json`` has the reason; where it is none that wsiscore knows, ``error.log`` has the traceback.
+    ``error.json`` has the reason; where it is none that wsiscore knows, ``error.log`` has the traceback. A correction
+    that cannot be used is not written: the result that was to be corrected stands, also in the table of the cohort.
     """
     known = isinstance(error, WsiscoreError)
     reason = " ".join(str(error).split()) if known else f"unexpected {type(error).__name__}: {error}"
@@ -34,6 +35,8 @@ def failed(path: Path, options: ScoreOptions, error: Exception) -> Entry:
     entry = Entry(name, None, one_line(reason), model=_model_name(path, options), path=slide, case=case)
     try:
         folder = claim(path.absolute(), options)
+        if isinstance(error, CorrectionError):
+            return replace(entry, slide=folder.name, folder=folder.name)
         with locked(folder.parent, folder.name):
             if not known:
                 with replacing(folder / ERROR_LOG) as part:

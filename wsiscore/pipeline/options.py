@@ -142,9 +142,18 @@ class ScoreOptions(InferOptions):
         in regions that somebody drew, and those of the tumour in found tissue.
     csv
         Whether the cells are written as CSV instead of Parquet.
+    cells
+        GeoJSON of the cells as somebody corrected them, of a mosaic.
+    author
+        Who issues the report.
+    force
+        Whether a report that somebody issued is replaced, and cells of which most are new are taken.
     """
 
     cutoff: float = CUTOFF
     rules: Mapping[str, float] = field(default_factory=dict)
     csv: bool = False
     count: Literal["tumour", "all"] | None = None
+    cells: Path | None = None
+    author: str = ""
+    force: bool = False

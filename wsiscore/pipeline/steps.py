@@ -29,6 +29,7 @@ from wsiscore.models.store import Model, default_model, find_model, load_model
 from wsiscore.mosaic import Mosaic
 from wsiscore.ome_zarr import TileState
 from wsiscore.pipeline.failures import ERROR, ERROR_LOG, failed
+from wsiscore.pipeline.issue import EARLIER, corrected, earlier_reports, keep_earlier, refuse_issued
 from wsiscore.pipeline.job import MOSAIC, TILES, Job, open_job
 from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
 from wsiscore.pipeline.provenance import RUN
@@ -107,6 +108,7 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         A leaf of it, for whatever is wrong with the slide, the regions, the model or the folder.
     """
     with open_job(path, options) as job:
+        refuse_issued(job, options)
         mosaic = job.mosaic or _infer(job, options, progress, picture=False)
         model = str(mosaic.about["model"].get("name", "unnamed"))
         if job.mosaic and options.model and not _made_by(mosaic, options.model):
@@ -118,7 +120,9 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         job.record.note("slide", {"sha256": _unchanged(job, mosaic)})
         mosaic, cells, applied = _find(job, mosaic, rules, options, progress)
         cells, others = _counted(job, mosaic, cells.in_rois(scored(rois)), rules, options)
-        known = not job.slide.virtual and rules == rules_of(mosaic)  # of a stained slide, by the model's own rules
+        cells, others, issue = corrected(job, cells, others, scored(rois), options)
+        edited = bool(issue and issue.edits and issue.edits.total)
+        known = not job.slide.virtual and not edited and rules == rules_of(mosaic)  # as the card's errors were found
         by_image = mosaic.about.get("index_errors_by_image", {}) if known else {}
         score = score_cells(
             cells,
@@ -131,16 +135,19 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
             index_errors=[error for errors in by_image.values() for error in errors],
         )
         with job.record.stage("analysis"):
-            analysis = analyse(cells, applied.positive_od if isinstance(applied, CenterRules) else None)
+            limit = applied.positive_od if isinstance(applied, CenterRules) and not edited else None
+            analysis = analyse(cells, limit)
         score = replace(
             score,
             n_other=len(others),
             path=str(job.slide.path.absolute()),
             sha256=job.slide.sha256,
             case=job.record.values["facts"].get("case", ""),
+            issue=issue,
         )
         quality = _quality(mosaic, scored(rois))
         flags = [*analysis.flags(options.cutoff)] if score.total.n >= MIN_CELLS else []
+        flags += ["cells_edited"] * edited
         score = with_flags(score, [*flags, *_quality_flags(job, mosaic, quality, options)])
         _warn(job.slide.path.name, mosaic, quality)
         errors = mosaic.about.get("index_errors", {}) if known else {}
@@ -353,7 +360,9 @@ def _warn(name: str, mosaic: Mosaic, quality: Quality | None) -> None:
 
 def _write_results(result: Result, job: Job) -> None:
     """Write the files of a slide in the order of `WRITERS`; what shows the run record is written once that is done."""
+    keep_earlier(job.folder, result.score.issue)
     beside = tuple(name for name in (RUN, TILES) if (job.folder / name).exists())
+    beside += tuple(f"{EARLIER}/{number}/report.html" for number in earlier_reports(job.folder))
     result = replace(result, beside=beside)
     for writer in WRITERS:
         if not writer.when(result):

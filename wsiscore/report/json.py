@@ -11,10 +11,11 @@ from typing import Any
 from wsiscore.analysis.analyse import Analysis
 from wsiscore.analysis.flags import split_flags
 from wsiscore.analysis.intervals import MIN_BLOCKS, ModelError, Sampling
+from wsiscore.cells.edits import Edits
 from wsiscore.files import replacing
 from wsiscore.report.result import Entry, Result
 from wsiscore.report.statistics import score_json
-from wsiscore.score import SlideScore, Tally
+from wsiscore.score import Issue, SlideScore, Tally
 from wsiscore.slide.readers.base import VirtualStain
 
 __all__ = ["read_error", "read_score", "write_error", "write_quality", "write_score"]
@@ -122,7 +123,17 @@ def _score(values: dict[str, Any]) -> SlideScore:
         path=path,
         sha256=sha256,
         case=case,
+        issue=_issue(values.get("issue")),
     )
+
+
+def _issue(values: dict[str, Any] | None) -> Issue | None:
+    if values is None:
+        return None
+    edits = values["edits"] and Edits(**values["edits"])
+    if edits and not all(isinstance(n, int) and 0 <= n <= _MOST_CELLS for n in asdict(edits).values()):
+        raise ValueError("edits are counts of cells")
+    return Issue(str(values["author"]), str(values["date"]), edits)
 
 
 def _flags(values: dict[str, Any]) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ def write_detections(path: Path, cells: Cells, others: Cells | None = None, *, m
     """Write the cells as a FeatureCollection of points, one feature a line.
 
     Each is a QuPath *detection* of class Positive or Negative with the measurements Confidence, Positivity and
-    DAB OD mean (left out where undefined). The same cells always get the same ids.
+    DAB OD mean (left out where undefined, as of cells that somebody added). The same cells always get the same ids.
 
     Parameters
     ----------
@@ -124,17 +124,17 @@ def _features(cells: Cells, mpp: float, *, other: bool) -> Iterator[list[str]]:
         columns = (np.round(np.asarray(column, np.float64), 3).tolist() for column in numbers)
         yield [
             f'{{"type":"Feature","id":"{stem}{number:012x}","geometry":{{"type":"Point","coordinates":[{x},{y}]}},'
-            f'"properties":{{"objectType":"detection","classification":{classes[positive]},'
-            f'"measurements":{{"Confidence":{confidence},"Positivity":{positivity}'
-            f"{_dab_od(dab_od)}}}}}}}"
-            for number, (positive, x, y, confidence, positivity, dab_od) in enumerate(
+            f'"properties":{{"objectType":"detection","classification":{classes[positive]}{_measurements(*values)}}}}}'
+            for number, (positive, x, y, *values) in enumerate(
                 zip(some.positive.tolist(), *columns, strict=True), start
             )
         ]
 
 
-def _dab_od(value: float) -> str:
-    return f',"DAB OD mean":{value}' if math.isfinite(value) else ""
+def _measurements(*values: float) -> str:
+    named = zip(("Confidence", "Positivity", "DAB OD mean"), values, strict=True)
+    known = ",".join(f'"{name}":{value}' for name, value in named if math.isfinite(value))
+    return f',"measurements":{{{known}}}' if known else ""
 
 
 def _id_stem(cells: Cells) -> str:

@@ -269,6 +269,10 @@ STATISTICS: tuple[Statistic, ...] = (
     Statistic("path", "Slide file", lambda score, _: score.path, Place.TABLE | Place.JSON),
     Statistic("sha256", "SHA-256 of the slide", lambda score, _: score.sha256, Place.TABLE | Place.JSON),
     Statistic("case", "Case", lambda score, _: score.case, Place.TABLE | Place.JSON),
+    Statistic("edits", "Edited cells", lambda score, _: score.edits.total if score.edits else 0, _OWN, "", 0),
+    Statistic("author", "Author", lambda score, _: score.issue.author if score.issue else "", _OWN),
+    Statistic("issued", "Issued", lambda score, _: score.issue.date if score.issue else "", _OWN),
+    Statistic("issue", "Issue", lambda score, _: asdict(score.issue) if score.issue else None, Place.JSON),
 )
 
 

@@ -118,7 +118,7 @@ def _write_csv(path: Path, header: Sequence[str], texts: Sequence[bool], rows: I
 
 
 def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cells | None = None) -> None:
-    """Write one row a cell: ``x_um y_um class confidence positivity dab_od roi``.
+    """Write one row a cell: ``x_um y_um class confidence positivity dab_od roi kind``, and ``edit`` if any is edited.
 
     Positions are micrometres from the slide's top left, the class is "positive" or "negative", and the ROI is given
     by its name; in a CSV file as `spreadsheet_text` has it. The suffix decides between Parquet (``.parquet``) and
@@ -140,6 +140,7 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cel
     names = [one_line(roi.name) for roi in rois]
     if path.suffix == ".csv":
         names = [spreadsheet_text(name) for name in names]
+    edited = {"edit": _words(cells.edit, ["", "added", "class changed"])} if cells.edit.any() else {}
     table = pa.table(
         {
             "x_um": cells.x_um,
@@ -150,6 +151,7 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cel
             "dab_od": cells.dab_od,
             "roi": _words(cells.roi, names),
             "kind": _words(counted, ["other", "counted"]),
+            **edited,
         }
     )
     with replacing(path) as part:

@@ -24,6 +24,7 @@ import shapely
 from wsiscore.errors import RoiError
 from wsiscore.regions import Roi
 from wsiscore.roi.classes import is_not_scored
+from wsiscore.roi.geojson import DETECTIONS, class_of, features_in, object_type
 from wsiscore.roi.outlines import (
     REPAIR_TOLERANCE,
     Outline,
@@ -42,9 +43,7 @@ _MOST_BYTES = 128 * 2**20  # about 5 million corners
 _MOST_VALUES = {"JSON": (b"[{,", 16_000_000), "XML": (b"<=", 8_000_000)}  # each takes up to 100 bytes of memory
 _NAMES_SHOWN = 12
 
-_DETECTIONS = {"detection", "cell", "tile"}  # QuPath's objects that are no regions
 _LINES = {"Point": "point", "MultiPoint": "point", "LineString": "line", "MultiLineString": "line"}
-_GEOMETRIES = {"Polygon", "MultiPolygon", *_LINES}
 # Region/@Type: ImageScope writes digits, HALO words
 _AREAS = {"0": "polygon", "1": "rectangle", "2": "ellipse"}
 _AREAS |= {word: word for word in _AREAS.values()}
@@ -192,7 +191,7 @@ def _from_geojson(data: bytes, notes: _Notes) -> list[_Drawn]:
     except ValueError as error:
         raise RoiError(f"is not whole JSON ({error}); export it again") from error
     drawings = []
-    for number, feature in enumerate(_features(document), start=1):
+    for number, feature in enumerate(features_in(document), start=1):
         try:
             drawn = _from_feature(feature, notes)
         except (TypeError, AttributeError, KeyError) as error:
@@ -202,37 +201,13 @@ def _from_geojson(data: bytes, notes: _Notes) -> list[_Drawn]:
     return drawings
 
 
-def _features(document: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the features of any GeoJSON document, or of a bare list of them as early QuPath wrote."""
-    kind = str(document.get("type")) if isinstance(document, dict) else None
-    if isinstance(document, list):
-        for member in document:
-            yield from _features(member)
-    elif kind == "FeatureCollection":
-        yield from _features(document.get("features"))
-    elif kind == "GeometryCollection":
-        yield from _features(document.get("geometries"))
-    elif kind == "Feature":
-        yield document
-    elif kind in _GEOMETRIES:
-        yield {"geometry": document}
-    else:
-        found = f"an object of type {kind!r}" if isinstance(document, dict) else json.dumps(document)[:40]
-        raise RoiError(f"is JSON but not GeoJSON: found {found}; wanted features or geometries")
-
-
 def _from_feature(feature: Mapping[str, Any], notes: _Notes) -> _Drawn | None:
     properties = feature.get("properties") or {}
-    kind = properties.get("objectType") or properties.get("object_type")  # QuPath from 0.3
-    if kind is None and str(feature.get("id")).startswith("Path"):  # before: PathCellObject
-        kind = str(feature["id"]).removeprefix("Path").removesuffix("Object")
-    if str(kind).casefold() in _DETECTIONS:
-        notes.ignored[str(kind).casefold()] += 1
+    kind = object_type(feature)
+    if kind in DETECTIONS:
+        notes.ignored[kind] += 1
         return None
-    found = properties.get("classification") or ""
-    if isinstance(found, dict):
-        found = found.get("name") or ": ".join(found.get("names") or ())
-    name, class_name = _one_line(properties.get("name")), _one_line(found)
+    name, class_name = _one_line(properties.get("name")), _one_line(class_of(properties))
     polygons = _polygons(feature.get("geometry"), name or class_name or "ROI", notes)
     return _Drawn(name, class_name, polygons) if polygons else None
 

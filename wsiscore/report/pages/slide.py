@@ -22,7 +22,7 @@ from wsiscore.report.pages.viewer import Shown, embedded, script
 from wsiscore.report.result import Result
 from wsiscore.report.statistics import Place, readable, statistics_in
 from wsiscore.report.thumbnail import read_thumbnail
-from wsiscore.score import MIN_CELLS, SlideScore
+from wsiscore.score import MIN_CELLS, SlideScore, Tally
 
 __all__ = ["whole_percent", "write_report"]
 
@@ -49,7 +49,7 @@ def write_report(path: Path, result: Result, files: Iterable[tuple[str, str]] = 
     OutputError
         If the file cannot be written.
     """
-    score, run = result.score, result.run
+    score, run, edits = result.score, result.run, result.score.edits
     write_page(
         path,
         "slide.html.j2",
@@ -58,6 +58,8 @@ def write_report(path: Path, result: Result, files: Iterable[tuple[str, str]] = 
         made=" · ".join(filter(None, (f"wsiscore {run.get('wsiscore', '')}".strip(), run.get("started", "")))),
         cutoff=f"{score.cutoff:g} %",
         min_cells=MIN_CELLS,
+        found=edits and Tally(edits.found_positive, edits.found_negative),
+        earlier=any("/" in name for name in result.beside),
         **_summary(score, run),
         **analysis_values(result),
         **_regions(score),
@@ -170,7 +172,9 @@ def _gallery(result: Result) -> dict[str, Any]:
 def _histograms(cells: Cells) -> dict[str, Markup | None]:
     known = np.isfinite(cells.dab_od)
     od = histogram(cells.dab_od[known], cells.positive[known], (0.0, 1.6), None) if known.any() else None
-    return {"positivity": histogram(cells.positivity, cells.positive, (0.0, 1.0), 0.5), "dab_od": od}
+    measured = np.isfinite(cells.positivity)
+    positivity = histogram(cells.positivity[measured], cells.positive[measured], (0.0, 1.0), 0.5)
+    return {"positivity": positivity if measured.any() else None, "dab_od": od}
 
 
 def _method(run: Mapping[str, Any]) -> dict[str, Any]:
