@@ -117,7 +117,8 @@ def test_an_issued_report_is_replaced_by_a_correction_or_force_alone(folder: Pat
     assert third.issue is None
     assert earlier_reports(folder) == ["1", "2", "3"]
     assert "cells" not in json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
-    score_slide(mosaic, ScoreOptions(cutoff=30))
+    score_slide(mosaic, ScoreOptions(cutoff=30, csv=True))
+    assert not (folder / "cells.parquet").exists()  # of cells that are no more
     assert earlier_reports(folder) == ["1", "2", "3"]
 
 

@@ -118,7 +118,9 @@ def test_cells_tables_hold_every_column(tmp_path):
     for name, read in (("c.parquet", pyarrow.parquet.read_table), ("c.csv", pyarrow.csv.read_csv)):
         write_cells_table(tmp_path / name, cells, rois)
         table = read(tmp_path / name).to_pydict()
-        assert list(table) == ["x_um", "y_um", "class", "confidence", "positivity", "dab_od", "roi", "kind"]
+        assert list(table) == ["x_um", "y_um", "class", "confidence", "positivity", "dab_od", "roi", "kind"] + [
+            "geometry"
+        ] * name.endswith("parquet")
         assert table["x_um"] == [1.25, 2]
         assert table["class"] == ["positive", "negative"]
         assert table["roi"] == ["ü", "a,b"]

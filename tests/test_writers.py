@@ -52,9 +52,16 @@ def test_a_report_alone_has_no_links(tmp_path, slide):
 
 
 def test_the_page_of_a_cohort_links_to_files_of_the_list(tmp_path):
-    document = index_of(entries("s"), tmp_path / "index.html")
-    linked = {link.removeprefix("s/") for link in re.findall(r'href="([^"]+)"', document)}
-    assert linked == {writer.name for writer in WRITERS if writer.link} | {"report.html"}
+    named = {writer.name for writer in WRITERS if writer.link}
+    (tmp_path / "s").mkdir()
+    for there in (named, named - {"cells.geojson.zip"}):
+        for name in named:
+            (tmp_path / "s" / name).unlink(missing_ok=True)
+        for name in there:
+            (tmp_path / "s" / name).write_text("")
+        document = index_of(entries("s"), tmp_path / "index.html")
+        linked = {link.removeprefix("s/") for link in re.findall(r'href="([^"]+)"', document)}
+        assert linked == there | {"report.html"}
 
 
 @pytest.mark.parametrize("writer", [*WRITERS, *COHORT_WRITERS], ids=lambda writer: writer.name)

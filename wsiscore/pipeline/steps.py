@@ -366,6 +366,7 @@ def _write_results(result: Result, job: Job) -> None:
     result = replace(result, beside=beside)
     for writer in WRITERS:
         if not writer.when(result):
+            (job.folder / writer.name).unlink(missing_ok=True)  # of an earlier run, and of other cells
             continue
         if writer.needs_run:
             job.record.finish()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
+import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import shapely
@@ -17,8 +21,10 @@ from wsiscore.files import replacing
 from wsiscore.regions import Roi
 from wsiscore.roi.geojson import outlines_geojson
 
-__all__ = ["write_detections", "write_fields", "write_regions"]
+__all__ = ["MOST_PLAIN", "write_detections", "write_fields", "write_regions"]
 
+MOST_PLAIN = 200_000
+"""Most cells that are written as plain text, of about 290 bytes each."""
 _POSITIVE = '{"name":"Positive","color":[250,62,62]}'  # QuPath's own names and colours
 _OTHER = '{"name":"Other","color":[160,160,160]}'  # nuclei other than the tumour's, which do not count
 _NEGATIVE = '{"name":"Negative","color":[112,112,225]}'
@@ -34,7 +40,7 @@ def write_detections(path: Path, cells: Cells, others: Cells | None = None, *, m
     Parameters
     ----------
     path
-        The file to write.
+        The file to write; a ZIP archive of one file, which QuPath opens too, if its suffix is ``.zip``.
     cells, others
         Positions in micrometres from the slide's top left: cells that count, and nuclei of class Other that do not.
     mpp
@@ -46,7 +52,7 @@ def write_detections(path: Path, cells: Cells, others: Cells | None = None, *, m
     OutputError
         If the file cannot be written.
     """
-    with replacing(path) as part, part.open("w", encoding="ascii", newline="\n") as file:
+    with replacing(path) as part, _opened(part, path) as file:
         file.write('{"type":"FeatureCollection","features":[')
         before = "\n"
         for some, other in ((cells, False), (others, True)):
@@ -54,6 +60,23 @@ def write_detections(path: Path, cells: Cells, others: Cells | None = None, *, m
                 file.write(before + ",\n".join(features))
                 before = ",\n"
         file.write("\n]}\n")
+
+
+@contextmanager
+def _opened(part: Path, path: Path) -> Iterator[TextIO]:
+    """Open a file for text, or the one in an archive, which has no date, so that the same cells give the same bytes."""
+    if path.suffix != ".zip":
+        with part.open("w", encoding="ascii", newline="\n") as file:
+            yield file
+        return
+    member = zipfile.ZipInfo(path.stem)
+    member.compress_type = zipfile.ZIP_DEFLATED
+    with (
+        zipfile.ZipFile(part, "w", compresslevel=6) as archive,
+        archive.open(member, "w", force_zip64=True) as binary,
+        io.TextIOWrapper(binary, "ascii", newline="\n") as file,
+    ):
+        yield file
 
 
 def write_fields(path: Path, found: Protocols, *, mpp: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from wsiscore.report.result import CaseResult
 from wsiscore.report.statistics import COLUMNS, HEADER
 
 __all__ = ["CASE_COLUMNS", "read_cells_table", "write_cases_csv", "write_cells_table", "write_scores_csv"]
+
+
+_WKB_POINT = np.dtype([("order", "u1"), ("type", "<u4"), ("x", "<f8"), ("y", "<f8")])  # little-endian
 
 
 def write_scores_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
@@ -122,7 +126,8 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cel
 
     Positions are micrometres from the slide's top left, the class is "positive" or "negative", and the ROI is given
     by its name; in a CSV file as `spreadsheet_text` has it. The suffix decides between Parquet (``.parquet``) and
-    comma-separated text (``.csv``).
+    comma-separated text (``.csv``). The Parquet file is GeoParquet 1.1: its last column, ``geometry``, has the
+    positions as points, in micrometres and without a geographic reference.
 
     Raises
     ------
@@ -158,7 +163,23 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cel
         if path.suffix == ".csv":
             pa.csv.write_csv(table, part)
         else:
-            pa.parquet.write_table(table, part)
+            texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+            table = _with_points(table, cells)
+            pa.parquet.write_table(table, part, compression="zstd", use_dictionary=texts)
+
+
+def _with_points(table: pa.Table, cells: Cells) -> pa.Table:
+    """Return a table with a column of points, and the metadata that make it GeoParquet 1.1."""
+    points = np.zeros(len(cells), _WKB_POINT)
+    points["order"] = points["type"] = 1
+    points["x"], points["y"] = cells.x_um, cells.y_um
+    fixed = pa.Array.from_buffers(pa.binary(_WKB_POINT.itemsize), len(cells), [None, pa.py_buffer(points.tobytes())])
+    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": ["Point"], "crs": None}
+    if len(cells):
+        column["bbox"] = [float(each(axis)) for each in (np.min, np.max) for axis in (cells.x_um, cells.y_um)]
+    about = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    table = table.append_column("geometry", fixed.cast(pa.binary()))  # a fixed length is not allowed
+    return table.replace_schema_metadata({"geo": json.dumps(about)})
 
 
 def read_cells_table(folder: Path) -> Cells | None:

@@ -14,7 +14,7 @@ from wsiscore.report.overlay import write_overlay
 from wsiscore.report.pages.case import write_case
 from wsiscore.report.pages.cohort import write_index
 from wsiscore.report.pages.slide import write_report
-from wsiscore.report.qupath import write_detections, write_fields, write_regions
+from wsiscore.report.qupath import MOST_PLAIN, write_detections, write_fields, write_regions
 from wsiscore.report.result import CaseResult, Entry, Result
 from wsiscore.report.statistics import entry_row
 from wsiscore.report.tables import write_cases_csv, write_cells_table, write_scores_csv
@@ -81,6 +81,14 @@ def _write_cells(path: Path, result: Result) -> None:
     write_cells_table(path, result.cells, result.rois, result.others)
 
 
+def _write_detections(path: Path, result: Result) -> None:
+    write_detections(path, result.cells, result.others, mpp=result.slide.mpp)
+
+
+def _is_large(result: Result) -> bool:
+    return len(result.cells) + (len(result.others) if result.others else 0) > MOST_PLAIN
+
+
 def _write_report(path: Path, result: Result) -> None:
     written = [(each.name, each.title) for each in WRITERS if each.name != path.name and each.when(result)]
     write_report(path, result, [*written, *((name, "") for name in result.beside)])
@@ -107,12 +115,8 @@ WRITERS: tuple[Writer, ...] = (
     Writer("cells.csv", "the cells, with --csv", _write_cells, lambda result: result.csv),
     Writer("score.json", "the numbers", lambda path, result: write_score(path, result.score, result.analysis)),
     Writer("quality.json", "the quality of the slide", write_quality, lambda result: result.quality is not None),
-    Writer(
-        "cells.geojson",
-        "the cells for QuPath",
-        lambda path, result: write_detections(path, result.cells, result.others, mpp=result.slide.mpp),
-        link="cells",
-    ),
+    Writer("cells.geojson", "the cells for QuPath", _write_detections, lambda result: not _is_large(result), "cells"),
+    Writer("cells.geojson.zip", "the same, of more than 200,000 cells", _write_detections, _is_large, "cells"),
     Writer(
         "fields.geojson",
         "the fields of the protocols for QuPath",

@@ -32,7 +32,7 @@ def write_index(
     path: Path,
     entries: Sequence[Entry],
     report: str,
-    links: Iterable[tuple[str, str]] = (),
+    links: Sequence[tuple[str, str]] = (),
     cases: Iterable[tuple[CaseResult, str]] = (),
 ) -> None:
     """Write the page of a cohort, slides in the order given. Its tables can be sorted where scripts run.
@@ -46,7 +46,7 @@ def write_index(
     report
         Name of the report in a slide's folder.
     links
-        Names of other files in a slide's folder to link to, each with the words of the link.
+        Names of other files in a slide's folder to link to where they are, each with the words of the link.
     cases
         Cases, each with the path of its page.
 
@@ -67,11 +67,10 @@ def write_index(
         plot=interval_plot(scores) if sum(score.total.n > 0 for score in scores) > 1 else None,
         number_headings=[each.column_heading for each in _NUMBERS],
         text_headings=[each.column_heading for each in _TEXTS],
-        slides=[_slide(path.parent, entry) for entry in entries],
+        slides=[_slide(path.parent, entry, links) for entry in entries],
         cases=[_case(case, link) for case, link in cases],
         script=_script(),
         report=report,
-        links=list(links),
     )
 
 
@@ -126,7 +125,7 @@ def _thumbnail(folder: Path) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _slide(out: Path, entry: Entry) -> dict[str, Any]:
+def _slide(out: Path, entry: Entry, links: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Return what the row of a slide shows."""
     score = entry.score
     if score is None:
@@ -135,6 +134,7 @@ def _slide(out: Path, entry: Entry) -> dict[str, Any]:
         "name": entry.slide,
         "error": None,
         "folder": quote(entry.folder.encode("utf-8", "surrogateescape")),
+        "links": [each for each in links if entry.folder and (out / entry.folder / each[0]).is_file()],
         "virtual": score.virtual,
         "thumbnail": _thumbnail(out / entry.folder) if entry.folder else "",
         "numbers": [(each.on_page(score, score.total), _key(each.compute(score, score.total))) for each in _NUMBERS],
