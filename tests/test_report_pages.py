@@ -113,6 +113,8 @@ def test_report_manages_with_an_empty_run(tmp_path, slide):
 
 
 def test_cohort_page_has_a_row_for_every_slide(tmp_path):
+    (tmp_path / "slide").mkdir()
+    (tmp_path / "slide" / "overlay.jpg").write_text("")
     document = index_of([*entries(), Entry("torn.svs", None, "cannot <be> opened")], tmp_path / "index.html")
     seen = words(document)
     for expected in (
