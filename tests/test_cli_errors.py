@@ -168,12 +168,35 @@ def test_what_stands_in_the_way_is_left_alone(rendered: Path, tmp_path: Path) ->
     assert rows(done)[0]["slide"].startswith("rendered-")
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(rendered: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["score", "infer", "tile"])
+def test_a_folder_that_cannot_be_made_is_refused_before_the_first_slide(
+    rendered: Path, tmp_path: Path, command: str
+) -> None:
     (tmp_path / "file").touch()
-    done = run("score", rendered, "-o", tmp_path / "file" / "out")
-    assert done.exit_code == 1
-    assert "choose another folder with -o" in rows(done)[0]["call"]
-    assert len(done.stderr.splitlines()) == 1
+    done = run(command, rendered, "-o", tmp_path / "file" / "out")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{tmp_path / 'file'} is not a folder; choose another" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--device", "mps"], "device 'mps' is not on this computer"),
+        (["--roi", "broken.geojson"], "broken.geojson"),
+        (["--roi", "good.geojson", "--roi-class", "NoSuch"], "NoSuch"),
+    ],
+    ids=["device", "roi", "class"],
+)
+def test_what_is_wrong_for_all_slides_is_refused_before_the_first(
+    rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.geojson").write_text('{"type": "Feature", "geom')
+    shutil.copy(rendered.with_suffix(".geojson"), "good.geojson")
+    done = run("score", rendered, *words, "-o", "out")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert not Path("out").exists()
 
 
 def test_a_mosaic_of_another_model_is_not_passed_off(scored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:

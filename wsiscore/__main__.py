@@ -14,7 +14,7 @@ def run() -> None:
         _open_standard_streams()
         from wsiscore.cli import main
 
-        main()
+        main(prog_name="wsiscore")
     except KeyboardInterrupt:
         sys.stderr.write("Aborted!\n")
         sys.exit(130)

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from wsiscore import __version__
+from wsiscore.cli.command import show
 from wsiscore.errors import WsiscoreError
 
 __all__ = ["main"]
@@ -83,4 +84,5 @@ def main() -> None:
     Results go to standard output, one line a slide; messages and progress to standard error. "-" reads paths from
     standard input. Exit status 0: all done; 1: some slide failed; 2: wrong usage. For research use only.
     """
-    logging.basicConfig(format="wsiscore: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="wsiscore: %(message)s")
+    show(logging.WARNING)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsiscore.cli import options
+from wsiscore.cli.command import Command
 
 if TYPE_CHECKING:
     from wsiscore.evaluation import Kind
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["calibrate"]
 
 
-@click.command(epilog="Example: wsiscore calibrate wsiscore-out --truth slides --mpp 0.25 -o our-lab")
+@click.command(cls=Command, epilog="Example: wsiscore calibrate wsiscore-out --truth slides --mpp 0.25 -o our-lab")
 @click.argument("predicted", metavar="PREDICTED...", nargs=-1, required=True)
 @click.option(
     "--truth", metavar="PATH", type=click.Path(path_type=Path), required=True, help="Annotations: a file or a folder."

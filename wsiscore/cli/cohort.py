@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from wsiscore.cli.command import Command
+
 __all__ = ["cohort"]
 
 
-@click.command(epilog="\b\nExample: wsiscore cohort results > cohort.tsv")
+@click.command(cls=Command, epilog="\b\nExample: wsiscore cohort results > cohort.tsv")
 @click.argument("out", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def cohort(out: Path) -> None:
     """Rebuild scores.csv, cases.csv and index.html of a folder of results, and print the table.

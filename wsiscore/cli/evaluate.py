@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsiscore.cli import options
+from wsiscore.cli.command import Group
 
 if TYPE_CHECKING:
     from wsiscore.evaluation import Kind
@@ -49,7 +50,7 @@ _MEASURES = (
 )  # images.evaluate.MEASURES, which is slow to import
 
 
-@click.group()
+@click.group(cls=Group)
 def evaluate() -> None:
     """Compare results with annotated cells, masks, pictures or clinical values."""
 

@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 from wsiscore.cli import options
+from wsiscore.cli.command import Command, quiet
 
 __all__ = ["infer"]
 
 
-@click.command(epilog="\b\nExample: wsiscore infer slides/*.svs --model ihcscoregan -o results")
+@click.command(cls=Command, epilog="\b\nExample: wsiscore infer slides/*.svs --model ihcscoregan -o results")
 @options.of_slides
 @options.of_model
 @click.option("--ome-tiff", is_flag=True, help="Write a virtual stain as pyramidal OME-TIFF too, without loss.")
@@ -24,9 +25,9 @@ def infer(inputs: tuple[str, ...], **chosen: Any) -> None:
     from wsiscore.pipeline.options import InferOptions
     from wsiscore.pipeline.steps import infer_slide
 
-    chosen["model"] = options.model_of(chosen["model"])
-    given = InferOptions(**chosen)
+    given = InferOptions(**options.checked(chosen))
     own = options.named_apart(inputs, given)
     options.each(
-        options.paths_of(inputs, given.roi, given.slide), lambda path: infer_slide(path, own(path), progress=True).path
+        options.paths_of(inputs, given.roi, given.slide),
+        lambda path: infer_slide(path, own(path), progress=not quiet()).path,
     )

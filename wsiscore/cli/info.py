@@ -7,13 +7,14 @@ from pathlib import Path
 import click
 
 from wsiscore.cli import options
+from wsiscore.cli.command import Command
 
 __all__ = ["info"]
 
 _COLUMNS = ("path", "format", "width_px", "height_px", "mpp", "levels", "size_mm", "regions", "model", "tiles_done")
 
 
-@click.command(epilog="Example: wsiscore info slides/*.svs | column -t -s $'\\t'")
+@click.command(cls=Command, epilog="Example: wsiscore info slides/*.svs | column -t -s $'\\t'")
 @options.inputs
 @options.mpp
 def info(inputs: tuple[str, ...], mpp: float | None) -> None:

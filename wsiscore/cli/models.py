@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wsiscore.cli.command import Group
 from wsiscore.models.registry import names
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ __all__ = ["models"]
 _COLUMNS = ("name", "family", "version", "mpp", "tile_px", "channels", "default", "description")
 
 
-@click.group(epilog="Example: wsiscore models list")
+@click.group(cls=Group, epilog="Example: wsiscore models list")
 def models() -> None:
     """List the models that come with wsiscore, describe one, or import published weights."""
 

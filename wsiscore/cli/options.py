@@ -8,13 +8,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from wsiscore.cells.rules import rule_fields, rule_flag
-from wsiscore.errors import ModelError, WsiscoreError
+from wsiscore.errors import ModelError, RoiError, SlideError, WsiscoreError
 from wsiscore.files import one_line
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TILE_SIZES",
     "FiniteRange",
+    "checked",
     "device",
     "each",
     "inputs",
@@ -56,8 +58,48 @@ class FiniteRange(click.FloatRange):
 
 
 TILE_SIZES = click.Choice([256, 512, 1024])
+_NULL = "wsiscore.null"
+_READ_BYTES = 65536
 
-inputs = click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+
+def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _with_folders(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what was given, with the slides of a folder in its place."""
+    from wsiscore.slide.folder import is_folder_of_slides, slides_in
+
+    found: list[str] = []
+    for name in given:
+        try:
+            found += map(str, slides_in(Path(name))) if is_folder_of_slides(Path(name)) else [name]
+        except SlideError as error:
+            raise click.UsageError(one_line(str(error))) from error
+    return tuple(found)
+
+
+def _slides(metavar: str, **settings: Any) -> Callable[[Command], Command]:
+    return _together(
+        click.argument("inputs", metavar=metavar, nargs=-1, callback=_with_folders, **settings),
+        click.option(
+            "-0",
+            "--null",
+            is_flag=True,
+            expose_value=False,
+            callback=lambda ctx, _, given: ctx.meta.update({_NULL: given}),
+            help="Paths on standard input end in NUL instead of a new line, as `find -print0` writes them.",
+        ),
+    )
+
+
+inputs = _slides("INPUT...", required=True)
+"""Slides, folders of slides, tile lists and mosaics."""
 mpp = click.option(
     "--mpp",
     metavar="M",
@@ -73,19 +115,10 @@ device = click.option(
 )
 
 
-def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
 _where = (
     click.option(
         "-o",
-        "out",
+        "--out",
         metavar="OUT",
         type=click.Path(file_okay=False, path_type=Path),
         help="Folder of the results: wsiscore-out by default, or where a given tile list or mosaic lies.",
@@ -125,7 +158,7 @@ of_slides = _together(inputs, *_where)
 """What is read, and where the results go."""
 
 of_slides_or_manifest = _together(
-    click.argument("inputs", metavar="[INPUT...]", nargs=-1),
+    _slides("[INPUT...]"),
     click.option(
         "--manifest",
         metavar="FILE",
@@ -146,6 +179,7 @@ of_model = _together(
     click.option(
         "--batch",
         "batch_size",
+        metavar="N",
         type=click.IntRange(min=1),
         help="Tiles a batch; by default as many as make 16 of 256 px.",
     ),
@@ -172,6 +206,7 @@ def _rule_option(name: str, about: Mapping[str, Any]) -> Callable[[Command], Com
     return click.option(
         rule_flag(name),
         name,
+        metavar="X",
         type=FiniteRange(about["least"], most, min_open=about["above"]),
         help=f"{about['text']}{unit}; by default the model's.",
     )
@@ -202,6 +237,62 @@ def model_of(name: str | None) -> str | None:
     return name if name in model_names() else str(folder.absolute())
 
 
+def checked(chosen: dict[str, Any], *, here: bool = True) -> dict[str, Any]:
+    """Return the options of a command after a check of what is wrong for every slide, before the first is read.
+
+    Parameters
+    ----------
+    chosen
+        By parameter; the model becomes what `model_of` returns.
+    here
+        Whether this computer runs the model, so that its devices count.
+
+    Raises
+    ------
+    click.BadParameter
+        If the folder of the results, the annotation file, the model or the device cannot be used.
+    """
+    _check_out(chosen["out"])
+    if chosen["roi"] is not None:
+        _check_roi(chosen["roi"], chosen["roi_classes"], chosen["exclude_classes"])
+    if "model" not in chosen:
+        return chosen
+    if here and chosen["device"] not in ("auto", "cpu"):
+        _check_device(chosen["device"])
+    return {**chosen, "model": model_of(chosen["model"])}
+
+
+def _check_device(name: str) -> None:
+    from wsiscore.networks.generator import pick_device
+
+    try:
+        pick_device(name)
+    except ModelError as error:
+        raise click.BadParameter(one_line(str(error)), param_hint="--device") from error
+
+
+def _check_out(folder: Path | None) -> None:
+    """Refuse a folder that cannot be made or written to; nothing is made."""
+    path = (folder or Path()).absolute()
+    there = next(path for path in (path, *path.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "cannot be written to" if there.is_dir() else "is not a folder"
+        raise click.BadParameter(f"{there} {why}; choose another folder", param_hint="-o")
+
+
+def _check_roi(file: Path, classes: Sequence[str], exclude: Sequence[str]) -> None:
+    from wsiscore.roi.annotations import read_rois
+
+    log = logging.getLogger("wsiscore")
+    log.disabled = True  # its warnings come with the slide
+    try:
+        read_rois(file, mpp=1.0, classes=classes, exclude=exclude)
+    except RoiError as error:
+        raise click.BadParameter(one_line(str(error)), param_hint="--roi") from error
+    finally:
+        log.disabled = False
+
+
 def types_of(text: str) -> dict[int, Kind]:
     """Parse ``1=positive,2=negative``."""
     from wsiscore.evaluation.detection.truth import Kind
@@ -229,16 +320,28 @@ def paths_of(inputs: Sequence[str], roi: Path | None = None, slide: Path | None 
         raise click.UsageError("--roi is of a single slide; for several put each one's file beside it, with its stem")
     if slide is not None and (len(inputs) > 1 or "-" in inputs):
         raise click.UsageError("--slide is of a single tile list or mosaic")
-    return _paths(inputs)
+    context = click.get_current_context(silent=True)
+    return _paths(inputs, b"\0" if context and context.meta.get(_NULL) else b"\n")
 
 
-def _paths(inputs: Sequence[str]) -> Iterator[Path]:
+def _paths(inputs: Sequence[str], end: bytes) -> Iterator[Path]:
     for given in inputs:
         if given == "-":
-            lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
-            yield from (Path(os.fsdecode(line)) for line in lines if line)
+            yield from (Path(os.fsdecode(path)) for path in _parts(cast(BufferedReader, sys.stdin.buffer), end) if path)
         else:
             yield Path(given)
+
+
+def _parts(stream: BufferedReader, end: bytes) -> Iterator[bytes]:
+    """Yield the parts of a stream, each as soon as its end has come; those that end in a new line without it."""
+    if end == b"\n":
+        yield from (line.rstrip(b"\r\n") for line in stream)
+        return
+    rest = b""
+    while read := stream.read1(_READ_BYTES):
+        *whole, rest = (rest + read).split(end)
+        yield from whole
+    yield rest
 
 
 def named_apart(inputs: Sequence[str], given: Chosen) -> Callable[[Path], Chosen]:

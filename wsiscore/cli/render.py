@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from wsiscore.cli.command import Command
+
 __all__ = ["render"]
 
 
@@ -19,8 +21,9 @@ def _stains(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
 
 
 @click.command(
+    cls=Command,
     epilog="Example: wsiscore render samples --index 18 --size 1000 --seed 1\n\n"
-    "Example: wsiscore render held-back --pairs 2 --stains he,ihc --mpp 0.5 --seed 1"
+    "Example: wsiscore render held-back --pairs 2 --stains he,ihc --mpp 0.5 --seed 1",
 )
 @click.argument("folder", metavar="OUT", type=click.Path(file_okay=False, path_type=Path))
 @click.option(

@@ -11,6 +11,7 @@ import click
 
 from wsiscore.cells.rules import rule_fields
 from wsiscore.cli import options
+from wsiscore.cli.command import Command, quiet
 from wsiscore.errors import ManifestError
 from wsiscore.score import CUTOFF
 
@@ -24,6 +25,7 @@ __all__ = ["score"]
 
 
 @click.command(
+    cls=Command,
     epilog="\b\nExample: wsiscore score slides/*.svs --cutoff 20 -o results > cohort.tsv\n"
     "Example: wsiscore score results/*/mosaic.ome.zarr --threshold 0.6\n"
     "Example: wsiscore score wsiscore-out/low/mosaic.ome.zarr --cells wsiscore-out/low/cells.geojson --author 'A. Name'"
@@ -32,6 +34,7 @@ __all__ = ["score"]
 @options.of_model
 @click.option(
     "--cutoff",
+    metavar="X",
     type=options.FiniteRange(0, 100, min_open=True, max_open=True),
     default=CUTOFF,
     show_default=True,
@@ -76,8 +79,7 @@ def score(inputs: tuple[str, ...], manifest: Path | None, cluster: str | None, *
     if chosen["cells"] and (manifest or len(inputs) != 1 or "-" in inputs):
         raise click.UsageError("--cells is of a single mosaic")
     rules = {name: value for name in rule_fields() if (value := chosen.pop(name)) is not None}
-    chosen["model"] = options.model_of(chosen["model"])
-    given = ScoreOptions(rules=rules, **chosen)
+    given = ScoreOptions(rules=rules, **options.checked(chosen, here=cluster is None or cluster.startswith("local")))
     raise SystemExit(_print_scores(_jobs(inputs, manifest, given), cluster))
 
 
@@ -113,7 +115,7 @@ def _print_scores(jobs: Jobs, cluster: str | None) -> int:
     cohorts: defaultdict[Path, list[Entry]] = defaultdict(list)
     try:
         with open_executor(cluster) as executor:
-            for out, entry in score_slides(jobs, executor):
+            for out, entry in score_slides(jobs, executor, progress=not quiet()):
                 cohorts[out].append(entry)
                 click.echo("\t".join(entry_row(entry)))
     finally:

@@ -7,17 +7,20 @@ from typing import Any
 import click
 
 from wsiscore.cli import options
+from wsiscore.cli.command import Command
 
 __all__ = ["tile"]
 
 
 @click.command(
-    epilog="\b\nExample: ls slides/*.svs | wsiscore tile - --size 512 | wsiscore infer - --model ihcscoregan"
+    cls=Command,
+    epilog="\b\nExample: ls slides/*.svs | wsiscore tile - --size 512 | wsiscore infer - --model ihcscoregan",
 )
 @options.of_slides
 @click.option(
     "--at",
     "tile_mpp",
+    metavar="M",
     type=options.FiniteRange(0, min_open=True),
     default=0.5,
     show_default=True,
@@ -27,6 +30,7 @@ __all__ = ["tile"]
 @click.option(
     "--margin",
     "margin_px",
+    metavar="N",
     type=click.IntRange(0, 127),
     default=32,
     show_default=True,
@@ -34,6 +38,7 @@ __all__ = ["tile"]
 )
 @click.option(
     "--min-coverage",
+    metavar="X",
     type=options.FiniteRange(0, 1),
     default=0.0,
     show_default=True,
@@ -48,6 +53,6 @@ def tile(inputs: tuple[str, ...], save: str | None, **chosen: Any) -> None:
     from wsiscore.pipeline.options import TileOptions
     from wsiscore.pipeline.steps import tile_slide
 
-    given = TileOptions(save_png=save is not None, **chosen)
+    given = TileOptions(save_png=save is not None, **options.checked(chosen))
     own = options.named_apart(inputs, given)
     options.each(options.paths_of(inputs, given.roi, given.slide), lambda path: tile_slide(path, own(path)))

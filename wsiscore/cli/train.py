@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import click
 
 from wsiscore.cli import options
+from wsiscore.cli.command import Command
 from wsiscore.models.registry import families, family
 
 __all__ = ["train"]
@@ -219,7 +220,7 @@ def _command(name: str) -> click.Command:
     small = "".join(f" --set {key}={value}" for end, value in _SMALL.items() for key in config if key.endswith(end))
     given = "" if family(name).pairs else " slides/*.svs"
     example = f"Example: wsiscore train {name}{given} -o trial-{name}{small} --steps 2 --batch 1 --crop 64 --fields 1"
-    return click.command(name, help=_help(name), epilog=example)(run)
+    return click.command(name, cls=Command, help=_help(name), epilog=example)(run)
 
 
 def _run(

@@ -32,7 +32,9 @@ __all__ = ["named_apart", "rebuild_cohort", "score_slides", "write_cohort"]
 _log = logging.getLogger("wsiscore")
 
 
-def score_slides(jobs: Iterable[tuple[Path, ScoreOptions]], executor: Executor) -> Iterator[tuple[Path, Entry]]:
+def score_slides(
+    jobs: Iterable[tuple[Path, ScoreOptions]], executor: Executor, *, progress: bool = True
+) -> Iterator[tuple[Path, Entry]]:
     """Score slides and yield each one's OUT folder and entry, in the order given, as soon as they are done.
 
     Parameters
@@ -42,9 +44,11 @@ def score_slides(jobs: Iterable[tuple[Path, ScoreOptions]], executor: Executor) 
         slide that is given twice for the same folder is scored once.
     executor
         What runs the jobs, one a slide. What is wrong with a slide is in its entry.
+    progress
+        Whether an executor in this process shows progress on a terminal.
     """
     own = ((path.absolute(), _anywhere(path, options, executor)) for path, options in _once(jobs))
-    return executor.map(partial(_score_job, progress=executor.local), own, _lost)
+    return executor.map(partial(_score_job, progress=progress and executor.local), own, _lost)
 
 
 def named_apart(jobs: Sequence[tuple[Path, ScoreOptions]]) -> list[tuple[Path, ScoreOptions]]:

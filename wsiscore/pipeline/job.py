@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 from wsiscore.errors import MosaicError, OutputError, SlideError
 from wsiscore.files import locked, remove_parts, replacing, stem
 from wsiscore.mosaic import Mosaic
-from wsiscore.pipeline.options import ScoreOptions, SlideOptions
+from wsiscore.pipeline.options import ScoreOptions, SlideOptions, chosen_json
 from wsiscore.pipeline.provenance import RUN, Record, sha256_of, slide_of
 from wsiscore.report.writers import CASES, COHORT_WRITERS
 from wsiscore.slide.readers.omezarr import is_virtual
@@ -33,6 +34,8 @@ __all__ = [
     "same_names",
     "stem_of",
 ]
+
+_log = logging.getLogger("wsiscore")
 
 OUT = Path("wsiscore-out")
 TILES = "tiles.json"
@@ -116,8 +119,10 @@ def open_job(path: Path, options: SlideOptions) -> Iterator[Job]:
             with Record(folder, source.absolute()) as record:
                 record.note("slide", _about(slide))
                 record.note("facts", {key: value for key, value in asdict(options.facts).items() if value})
+                record.note("options", chosen_json(options))
                 yield Job(slide, folder, record, tiles, mosaic)
-                record.finish()
+                stages = record.finish()["stages"]
+                _log.info("%s: %s", folder, ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items()))
 
 
 def out_of(path: Path, options: SlideOptions) -> Path:

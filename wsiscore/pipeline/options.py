@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from wsiscore.models.contract import Maps
 from wsiscore.score import CUTOFF
 
-__all__ = ["InferOptions", "ScoreOptions", "SlideFacts", "SlideOptions", "TileOptions"]
+__all__ = ["InferOptions", "ScoreOptions", "SlideFacts", "SlideOptions", "TileOptions", "chosen_json"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +157,16 @@ class ScoreOptions(InferOptions):
     cells: Path | None = None
     author: str = ""
     force: bool = False
+
+
+_OF_ONE_SLIDE = ("out", "slide", "name", "distinct", "facts")
+
+
+def chosen_json(options: SlideOptions) -> dict[str, Any]:
+    """Return the options in effect as what JSON can hold, without those that say where one slide is or goes.
+
+    None stands for what the model, or the slide, decides.
+    """
+    values = {each.name: getattr(options, each.name) for each in fields(options) if each.name not in _OF_ONE_SLIDE}
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}

@@ -57,6 +57,7 @@ class Record:
             "research_use_only": True,
             "slide": {"path": str(slide)},
             **{key: _mapping(earlier.get(key)) for key in ("facts", "model", "settings", "stages")},
+            "options": {},
             "versions": {"python": sys.version.split()[0], **dict(_versions())},
             "warnings": [],
             "started": _now(),

@@ -224,6 +224,11 @@ def _infer(job: Job, options: InferOptions, progress: bool, *, picture: bool | N
         model = _model(folder, options.device, options.maps, options.norm)
     job.record.note("model", card.provenance())
     job.record.note("settings", {"device": model.device, "margin_px": tiles.grid.margin_px})
+    _log.info(
+        "%s: %d tiles of %d px at %g µm/px, in regions of %s; %s on %s",
+        *(job.slide.path.name, len(tiles.tiles), tiles.grid.tile_px, tiles.grid.mpp, tiles.roi_source),
+        *(card.name, model.device),
+    )
     seconds: dict[str, float] = {}
     stages = dict(job.record.values["stages"])
     with job.record.stage("infer"):
