@@ -27,6 +27,7 @@ _COMMANDS = {
     "info": "Say what slides and mosaics are.",
     "models": "List, describe and import models.",
     "evaluate": "Measure results against annotated cells, masks, pictures or clinical values.",
+    "doctor": "Check this computer; say how long slides take.",
     "calibrate": "Choose the rules of a model on annotated slides.",
     "train": "Train a generator on annotated or rendered nuclei, slides or aligned pictures.",
     "render": "Render a Ki67 slide with known cells.",

@@ -11,6 +11,7 @@ import click
 
 from wsiscore.cli import options
 from wsiscore.cli.command import Command
+from wsiscore.cli.table import json_lines, print_table
 
 if TYPE_CHECKING:
     from wsiscore.evaluation import Kind
@@ -55,6 +56,7 @@ __all__ = ["calibrate"]
     type=click.Path(path_type=Path),
     help="Annotation file, or folder of them by stem: cells outside the outlines are left out. Needs --mpp.",
 )
+@json_lines
 def calibrate(
     predicted: tuple[str, ...],
     truth: Path,
@@ -64,6 +66,7 @@ def calibrate(
     radius: float,
     types: dict[int, Kind],
     regions: Path | None,
+    json_lines: bool,
 ) -> None:
     """Choose the threshold and the positivity limit of a model on annotated slides, and write the model with them.
 
@@ -79,8 +82,7 @@ def calibrate(
     command = shlex.join(["wsiscore", *sys.argv[1:]])
     name = truth.absolute().stem
     result = choose(found, model or default_model(), out, radius_um=radius, command=command, name=name)
-    for row in result.table:
-        click.echo("\t".join(row))
+    print_table(result.table, as_json=json_lines)
     if result.crossed is None:
         click.echo("wsiscore: one picture alone: the error on others is not known; annotate more", err=True)
     limit = "the stronger map" if result.rules.positive_od is None else f"{result.rules.positive_od:g} OD"

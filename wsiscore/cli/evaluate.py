@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 
 from wsiscore.cli import options
 from wsiscore.cli.command import Group
+from wsiscore.cli.table import json_lines, print_table
 
 if TYPE_CHECKING:
     from wsiscore.evaluation import Kind
@@ -76,6 +76,7 @@ def evaluate() -> None:
     help="Annotation file, or folder of them by stem: cells outside the outlines are left out. Needs --mpp.",
 )
 @_out
+@json_lines
 def cells(
     predicted: tuple[str, ...],
     truth: Path,
@@ -84,6 +85,7 @@ def cells(
     types: dict[int, Kind],
     regions: Path | None,
     out: Path | None,
+    json_lines: bool,
 ) -> None:
     """Compare predicted with annotated cells; print a tab-separated line for each image, and the total.
 
@@ -95,7 +97,10 @@ def cells(
     from wsiscore.evaluation import evaluate_cells
 
     found = options.paths_of(predicted)
-    _print(evaluate_cells(found, truth, mpp=mpp, radius_um=radius, types=types, regions=regions, out=out))
+    print_table(
+        evaluate_cells(found, truth, mpp=mpp, radius_um=radius, types=types, regions=regions, out=out),
+        as_json=json_lines,
+    )
 
 
 @evaluate.command(epilog="Example: wsiscore evaluate cases wsiscore-out/scores.csv clinical.csv -o evaluation/cases")
@@ -109,7 +114,8 @@ def cells(
     help="An index of at least so many percent is high.",
 )
 @_out
-def cases(scores: Path, clinical: Path, cutoff: float, out: Path | None) -> None:
+@json_lines
+def cases(scores: Path, clinical: Path, cutoff: float, out: Path | None, json_lines: bool) -> None:
     """Compare a cohort's scores with clinical values; print the measures and the relaxation table (±0 to 10 points).
 
     CLINICAL has the columns ki67, in percent, and slide or case; with both, the counts of the slides of a
@@ -118,7 +124,7 @@ def cases(scores: Path, clinical: Path, cutoff: float, out: Path | None) -> None
     from wsiscore.evaluation import evaluate_cases
 
     summary, relaxation = evaluate_cases(scores, clinical, cutoff=cutoff, out=out)
-    _print([*summary, (), *relaxation])
+    print_table([*summary, (), *relaxation], as_json=json_lines)
 
 
 @evaluate.command(epilog="Example: wsiscore evaluate images virtual --truth ihc -o evaluation/images")
@@ -139,7 +145,8 @@ def cases(scores: Path, clinical: Path, cutoff: float, out: Path | None) -> None
 )
 @options.device
 @_out
-def images(predicted: Path, truth: Path, **chosen: Any) -> None:
+@json_lines
+def images(predicted: Path, truth: Path, json_lines: bool, **chosen: Any) -> None:
     """Compare predicted with true pictures; print a tab-separated line for each picture, and the total.
 
     PRED and the truth are folders of PNG, TIFF or JPEG, matched by their stems, or the output of `wsiscore infer`
@@ -148,7 +155,7 @@ def images(predicted: Path, truth: Path, **chosen: Any) -> None:
     """
     from wsiscore.evaluation.images.evaluate import evaluate_images
 
-    _print(evaluate_images(predicted, truth, **chosen))
+    print_table(evaluate_images(predicted, truth, **chosen), as_json=json_lines)
 
 
 @evaluate.command(epilog="Example: wsiscore evaluate masks found-masks --truth masks -o evaluation/masks")
@@ -156,7 +163,8 @@ def images(predicted: Path, truth: Path, **chosen: Any) -> None:
 @_truth
 @_types_given
 @_out
-def masks(predicted: Path, truth: Path, types: dict[int, Kind], out: Path | None) -> None:
+@json_lines
+def masks(predicted: Path, truth: Path, types: dict[int, Kind], out: Path | None, json_lines: bool) -> None:
     """Compare predicted with true masks of nuclei; print a tab-separated line for each picture, and the total.
 
     PRED and the truth are folders, matched by stems, of class masks in colour (red positive, blue negative, green
@@ -165,7 +173,7 @@ def masks(predicted: Path, truth: Path, types: dict[int, Kind], out: Path | None
     """
     from wsiscore.evaluation.images.evaluate import evaluate_masks
 
-    _print(evaluate_masks(predicted, truth, types=types, out=out))
+    print_table(evaluate_masks(predicted, truth, types=types, out=out), as_json=json_lines)
 
 
 @evaluate.command(epilog="Example: wsiscore evaluate stain virtual --truth ihc --mpp 0.5 -o evaluation/stain")
@@ -183,7 +191,8 @@ def masks(predicted: Path, truth: Path, types: dict[int, Kind], out: Path | None
 )
 @options.device
 @_out
-def stain(predicted: Path, truth: Path, **chosen: Any) -> None:
+@json_lines
+def stain(predicted: Path, truth: Path, json_lines: bool, **chosen: Any) -> None:
     """Compare virtual with real stains; print a tab-separated line for each picture, and the total.
 
     PRED and the truth as for `images`. Measures are the number of nuclei, the area of DAB at increasing thresholds,
@@ -191,7 +200,7 @@ def stain(predicted: Path, truth: Path, **chosen: Any) -> None:
     """
     from wsiscore.evaluation.images.evaluate import evaluate_stain
 
-    _print(evaluate_stain(predicted, truth, **chosen))
+    print_table(evaluate_stain(predicted, truth, **chosen), as_json=json_lines)
 
 
 def _cuts(text: str) -> tuple[float, ...]:
@@ -203,8 +212,3 @@ def _cuts(text: str) -> tuple[float, ...]:
     if len(cuts) != 3 or not 0 < cuts[0] < cuts[1] < cuts[2] < math.inf:
         raise click.BadParameter(f"found {text!r}; wanted three increasing optical densities, as 0.2,0.4,0.6")
     return cuts
-
-
-def _print(rows: Sequence[Sequence[str]]) -> None:
-    for row in rows:
-        click.echo("\t".join(row))

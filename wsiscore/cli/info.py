@@ -8,23 +8,30 @@ import click
 
 from wsiscore.cli import options
 from wsiscore.cli.command import Command
+from wsiscore.cli.table import json_lines, print_row, print_table
 
 __all__ = ["info"]
 
 _COLUMNS = ("path", "format", "width_px", "height_px", "mpp", "levels", "size_mm", "regions", "model", "tiles_done")
+_TEXTS = ("path", "format", "size_mm", "regions", "model", "tiles_done")
 
 
 @click.command(cls=Command, epilog="Example: wsiscore info slides/*.svs | column -t -s $'\\t'")
 @options.inputs
 @options.mpp
-def info(inputs: tuple[str, ...], mpp: float | None) -> None:
+@json_lines
+def info(inputs: tuple[str, ...], mpp: float | None, json_lines: bool) -> None:
     """Print what slides and mosaics are, one tab-separated line each.
 
     mpp is in µm per pixel; regions is the annotation file beside the slide, or where a mosaic's regions are from;
     model and tiles_done, done of listed, are of a mosaic.
     """
-    click.echo("\t".join(_COLUMNS))
-    options.each(options.paths_of(inputs), lambda path: "\t".join(_mosaic(path) or _slide(path, mpp)))
+    if not json_lines:
+        print_table([_COLUMNS], as_json=False)
+    options.each(
+        options.paths_of(inputs),
+        lambda path: print_row(_COLUMNS, _mosaic(path) or _slide(path, mpp), _TEXTS, as_json=json_lines),
+    )
 
 
 def _mosaic(path: Path) -> tuple[str, ...] | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsiscore.cli.command import Group
+from wsiscore.cli.table import json_lines, print_row, print_table
 from wsiscore.models.registry import names
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["models"]
 
 _COLUMNS = ("name", "family", "version", "mpp", "tile_px", "channels", "default", "description")
+_TEXTS = ("name", "family", "version", "channels", "description")
 
 
 @click.group(cls=Group, epilog="Example: wsiscore models list")
@@ -24,7 +26,8 @@ def models() -> None:
 
 
 @models.command("list", epilog="Example: wsiscore models list | cut -f 1,8")
-def list_models() -> None:
+@json_lines
+def list_models(json_lines: bool) -> None:
     """Print the models there are, one a line, tab separated.
 
     mpp is in µm per pixel, tile_px is the side of a tile in pixels, the default is marked "default". A family
@@ -34,11 +37,13 @@ def list_models() -> None:
     from wsiscore.models.store import default_model, find_model, model_names
 
     cards = [read_card(find_model(name)) for name in model_names()]
-    click.echo("\t".join(_COLUMNS))
-    for card in cards:
-        click.echo(_line(card, is_default=card.name == default_model()))
+    rows = [_row(card, is_default=card.name == default_model()) for card in cards]
     for family in sorted(set(names()) - {card.family for card in cards}):
-        click.echo(f"-\t{family}" + "\t-" * 5 + "\tNo model comes with wsiscore yet: train or import one.")
+        rows.append(("-", family, *"-----", "No model comes with wsiscore yet: train or import one."))
+    if not json_lines:
+        print_table([_COLUMNS], as_json=False)
+    for row in rows:
+        print_row(_COLUMNS, row, _TEXTS, as_json=json_lines)
 
 
 @models.command(epilog="Example: wsiscore models info hdab")
@@ -70,13 +75,11 @@ def import_model(source: Path, family: str, folder: Path) -> None:
     click.echo(folder)
 
 
-def _line(card: Card, *, is_default: bool) -> str:
+def _row(card: Card, *, is_default: bool) -> tuple[str, ...]:
     spec = card.spec
-    return "\t".join(
-        (
-            *(card.name, card.family, card.version, f"{spec.mpp:g}", f"{spec.tile_px}"),
-            *("/".join(spec.channels), "default" if is_default else "-", card.description),
-        )
+    return (
+        *(card.name, card.family, card.version, f"{spec.mpp:g}", f"{spec.tile_px}"),
+        *("/".join(spec.channels), "default" if is_default else "-", card.description),
     )
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "of_slides",
     "of_slides_or_manifest",
     "paths_of",
+    "slides",
     "types_of",
 ]
 
@@ -84,7 +85,8 @@ def _with_folders(_: click.Context, __: click.Parameter, given: tuple[str, ...])
     return tuple(found)
 
 
-def _slides(metavar: str, **settings: Any) -> Callable[[Command], Command]:
+def slides(metavar: str, **settings: Any) -> Callable[[Command], Command]:
+    """Return the argument for slides, where a folder stands for those in it, and -0."""
     return _together(
         click.argument("inputs", metavar=metavar, nargs=-1, callback=_with_folders, **settings),
         click.option(
@@ -98,7 +100,7 @@ def _slides(metavar: str, **settings: Any) -> Callable[[Command], Command]:
     )
 
 
-inputs = _slides("INPUT...", required=True)
+inputs = slides("INPUT...", required=True)
 """Slides, folders of slides, tile lists and mosaics."""
 mpp = click.option(
     "--mpp",
@@ -158,7 +160,7 @@ of_slides = _together(inputs, *_where)
 """What is read, and where the results go."""
 
 of_slides_or_manifest = _together(
-    _slides("[INPUT...]"),
+    slides("[INPUT...]"),
     click.option(
         "--manifest",
         metavar="FILE",
@@ -273,8 +275,9 @@ def _check_device(name: str) -> None:
 
 def _check_out(folder: Path | None) -> None:
     """Refuse a folder that cannot be made or written to; nothing is made."""
-    path = (folder or Path()).absolute()
-    there = next(path for path in (path, *path.parents) if path.exists())
+    from wsiscore.pipeline.plan import existing
+
+    there = existing(folder or Path())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "cannot be written to" if there.is_dir() else "is not a folder"
         raise click.BadParameter(f"{there} {why}; choose another folder", param_hint="-o")
@@ -352,8 +355,8 @@ def named_apart(inputs: Sequence[str], given: Chosen) -> Callable[[Path], Chosen
     return lambda path: replace(given, distinct=path in shared)
 
 
-def each(paths: Iterator[Path], work: Callable[[Path], Path | str]) -> None:
-    """Print what `work` gives for each path; one that fails is a line on standard error, and exit status 1."""
+def each(paths: Iterator[Path], work: Callable[[Path], Path | None]) -> None:
+    """Print the path that `work` gives for each path; one that fails is a line on standard error, and exit status 1."""
     failed = False
     for path in paths:
         try:
@@ -364,7 +367,8 @@ def each(paths: Iterator[Path], work: Callable[[Path], Path | str]) -> None:
             logging.getLogger("wsiscore").exception("%s: unexpected error", one_line(str(path)))
             reason = f"{one_line(str(path))}: {type(error).__name__}: {error}"
         else:
-            click.echo(os.fsencode(result) if isinstance(result, Path) else result)
+            if result is not None:
+                click.echo(os.fsencode(result))
             sys.stdout.flush()
             continue
         failed = True

@@ -12,6 +12,8 @@ import click
 from wsiscore.cells.rules import rule_fields
 from wsiscore.cli import options
 from wsiscore.cli.command import Command, quiet
+from wsiscore.cli.plan import print_plan
+from wsiscore.cli.table import json_lines, print_json
 from wsiscore.errors import ManifestError
 from wsiscore.score import CUTOFF
 
@@ -28,7 +30,7 @@ __all__ = ["score"]
     cls=Command,
     epilog="\b\nExample: wsiscore score slides/*.svs --cutoff 20 -o results > cohort.tsv\n"
     "Example: wsiscore score results/*/mosaic.ome.zarr --threshold 0.6\n"
-    "Example: wsiscore score wsiscore-out/low/mosaic.ome.zarr --cells wsiscore-out/low/cells.geojson --author 'A. Name'"
+    "Example: wsiscore score wsiscore-out/low/mosaic.ome.zarr --cells wsiscore-out/low/cells.geojson --author 'A. Name'",
 )
 @options.of_slides_or_manifest
 @options.of_model
@@ -63,7 +65,15 @@ __all__ = ["score"]
     metavar="ADDRESS|local:N",
     help="Score over the workers of this dask scheduler, or by N processes of this machine, a slide a job.",
 )
-def score(inputs: tuple[str, ...], manifest: Path | None, cluster: str | None, **chosen: Any) -> None:
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Write nothing: print the options in effect, what is read of each slide, and about how long that takes.",
+)
+@json_lines
+def score(
+    inputs: tuple[str, ...], manifest: Path | None, cluster: str | None, dry_run: bool, json_lines: bool, **chosen: Any
+) -> None:
     """Score slides, tile lists or mosaics; print one tab-separated line a slide.
 
     Each slide gets a folder OUT/<stem>/ with report.html, overlay.jpg, score.json, cells.parquet, cells.geojson for
@@ -80,7 +90,10 @@ def score(inputs: tuple[str, ...], manifest: Path | None, cluster: str | None, *
         raise click.UsageError("--cells is of a single mosaic")
     rules = {name: value for name in rule_fields() if (value := chosen.pop(name)) is not None}
     given = ScoreOptions(rules=rules, **options.checked(chosen, here=cluster is None or cluster.startswith("local")))
-    raise SystemExit(_print_scores(_jobs(inputs, manifest, given), cluster))
+    jobs = _jobs(inputs, manifest, given)
+    if dry_run:
+        raise SystemExit(print_plan(jobs, given, as_json=json_lines))
+    raise SystemExit(_print_scores(jobs, cluster, as_json=json_lines))
 
 
 def _jobs(inputs: tuple[str, ...], manifest: Path | None, given: ScoreOptions) -> Jobs:
@@ -105,19 +118,23 @@ def _jobs(inputs: tuple[str, ...], manifest: Path | None, given: ScoreOptions) -
         raise click.BadParameter(str(error), param_hint="--manifest") from error
 
 
-def _print_scores(jobs: Jobs, cluster: str | None) -> int:
+def _print_scores(jobs: Jobs, cluster: str | None, *, as_json: bool) -> int:
     """Print the table as it grows, write the cohort at the end, however that comes, and return the exit status."""
     from wsiscore.pipeline.cohort import score_slides, write_cohort
     from wsiscore.pipeline.executors import open_executor
-    from wsiscore.report.statistics import HEADER, entry_row
+    from wsiscore.report.statistics import HEADER, entry_json, entry_row
 
-    click.echo("\t".join(HEADER))
+    if not as_json:
+        click.echo("\t".join(HEADER))
     cohorts: defaultdict[Path, list[Entry]] = defaultdict(list)
     try:
         with open_executor(cluster) as executor:
             for out, entry in score_slides(jobs, executor, progress=not quiet()):
                 cohorts[out].append(entry)
-                click.echo("\t".join(entry_row(entry)))
+                if as_json:
+                    print_json(entry_json(entry))
+                else:
+                    click.echo("\t".join(entry_row(entry)))
     finally:
         for out, entries in cohorts.items():
             write_cohort(out, entries)

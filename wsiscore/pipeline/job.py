@@ -24,6 +24,7 @@ from wsiscore.tiles import TileList
 
 __all__ = [
     "MOSAIC",
+    "OUT",
     "RESERVED",
     "TILES",
     "Job",

@@ -9,7 +9,9 @@ from pathlib import Path
 import shapely
 
 from wsiscore.errors import RoiError
+from wsiscore.models.contract import GeneratorSpec
 from wsiscore.mosaic import Mosaic
+from wsiscore.pipeline.options import InferOptions, TileOptions
 from wsiscore.regions import Roi, scored
 from wsiscore.roi.annotations import read_rois
 from wsiscore.roi.beside import roi_file_beside
@@ -18,8 +20,9 @@ from wsiscore.roi.outlines import clip_rois
 from wsiscore.roi.tissue import find_tissue
 from wsiscore.slide.readers.omezarr import is_virtual
 from wsiscore.slide.slide import Slide
+from wsiscore.tiles import TileList
 
-__all__ = ["FOUND_TISSUE", "rois_of"]
+__all__ = ["FOUND_TISSUE", "lay_tiles", "rois_of", "tile_options"]
 
 FOUND_TISSUE = "found tissue"
 """Where regions are from that nobody drew."""
@@ -63,6 +66,32 @@ def rois_of(
     if classes:
         raise RoiError(f"{slide.path} has no ROI file beside it to choose {', '.join(classes)} from; give --roi")
     return _undrawn(slide)
+
+
+def tile_options(options: InferOptions, spec: GeneratorSpec) -> TileOptions:
+    """Return the tiles that a model reads, in the regions that the options of its run name."""
+    return TileOptions(
+        roi=options.roi,
+        roi_classes=options.roi_classes,
+        exclude_classes=options.exclude_classes,
+        tile_mpp=spec.mpp,
+        tile_px=options.tile_px or spec.tile_px,
+        margin_px=spec.margin_px,
+    )
+
+
+def lay_tiles(slide: Slide, options: TileOptions) -> TileList:
+    """Return the tiles over the regions of a slide; RoiError if there are no regions, or they cannot be used."""
+    rois, source = rois_of(slide, options.roi, options.roi_classes, options.exclude_classes)
+    return TileList.plan(
+        slide,
+        rois,
+        mpp=options.tile_mpp,
+        tile_px=options.tile_px,
+        margin_px=options.margin_px,
+        min_coverage=options.min_coverage,
+        roi_source=source,
+    )
 
 
 def _undrawn(slide: Slide) -> tuple[list[Roi], str]:

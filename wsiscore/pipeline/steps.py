@@ -33,7 +33,7 @@ from wsiscore.pipeline.issue import EARLIER, corrected, earlier_reports, keep_ea
 from wsiscore.pipeline.job import MOSAIC, TILES, Job, open_job
 from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
 from wsiscore.pipeline.provenance import RUN
-from wsiscore.pipeline.rois import FOUND_TISSUE, rois_of
+from wsiscore.pipeline.rois import FOUND_TISSUE, lay_tiles, rois_of, tile_options
 from wsiscore.quality.assess import Quality, assess
 from wsiscore.regions import Roi, scored
 from wsiscore.report.result import Entry, Result
@@ -175,18 +175,9 @@ def try_score(path: Path, options: ScoreOptions, *, progress: bool = False) -> E
 def _plan(job: Job, options: TileOptions) -> TileList:
     """Lay the tiles over the slide's regions."""
     with job.record.stage("rois"):
-        rois, source = rois_of(job.slide, options.roi, options.roi_classes, options.exclude_classes)
-        tiles = TileList.plan(
-            job.slide,
-            rois,
-            mpp=options.tile_mpp,
-            tile_px=options.tile_px,
-            margin_px=options.margin_px,
-            min_coverage=options.min_coverage,
-            roi_source=source,
-        )
+        tiles = lay_tiles(job.slide, options)
     laid = {"tiles": len(tiles.tiles), "tile_px": options.tile_px, "tile_mpp": options.tile_mpp}
-    job.record.note("settings", {"roi_source": source, **laid})
+    job.record.note("settings", {"roi_source": tiles.roi_source, **laid})
     return tiles
 
 
@@ -209,17 +200,7 @@ def _infer(job: Job, options: InferOptions, progress: bool, *, picture: bool | N
         )
     if spec.rules and isinstance(options, ScoreOptions):
         _with_chosen(spec.rules, card.name, options.rules)  # so that a wrong one is an error before the work
-    tiles = job.tiles or _plan(
-        job,
-        TileOptions(
-            roi=options.roi,
-            roi_classes=options.roi_classes,
-            exclude_classes=options.exclude_classes,
-            tile_mpp=spec.mpp,
-            tile_px=options.tile_px or spec.tile_px,
-            margin_px=spec.margin_px,
-        ),
-    )
+    tiles = job.tiles or _plan(job, tile_options(options, spec))
     with job.record.stage("load_model"):
         model = _model(folder, options.device, options.maps, options.norm)
     job.record.note("model", card.provenance())

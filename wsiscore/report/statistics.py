@@ -24,6 +24,7 @@ __all__ = [
     "Place",
     "Statistic",
     "Value",
+    "entry_json",
     "entry_row",
     "error_row",
     "readable",
@@ -301,6 +302,14 @@ def error_row(slide: str, model: str, reason: str, path: str = "", case: str = "
 def entry_row(entry: Entry) -> list[str]:
     """Return the row of a slide of a cohort, scored or failed."""
     return row(entry.score) if entry.score else error_row(entry.slide, entry.model, entry.error, entry.path, entry.case)
+
+
+def entry_json(entry: Entry) -> dict[str, Value]:
+    """Return the row of a slide as what JSON can hold: numbers unrounded, None for what is undefined."""
+    if entry.score is None:
+        texts = dict(zip(HEADER, entry_row(entry), strict=True))
+        return {column.name: texts[column.name] if column.is_text else None for column in COLUMNS}
+    return {column.name: column.in_json(entry.score, entry.score.total) for column in COLUMNS}
 
 
 def score_json(score: SlideScore) -> dict[str, Any]:
