@@ -11,54 +11,7 @@ from wsiscore.errors import ModelError
 from wsiscore.models import registry
 
 ROOT = Path(__file__).resolve().parent.parent
-FAMILY = '''
-"""A family of another package: darkness as centre map, scaled by one weight."""
-from dataclasses import dataclass
-
-import numpy as np
-
-from wsiscore.errors import ModelError
-from wsiscore.cells.rules import CenterRules
-from wsiscore.models.contract import Family, GeneratorSpec
-
-SPEC = GeneratorSpec(
-    "dots", ("center", "positive", "negative"), mpp=0.5, tile_px=64, margin_px=8, multiple_px=8, rules=CenterRules()
-)
-
-
-@dataclass(frozen=True)
-class Config:
-    start: float = 0.5
-
-
-class Dots:
-    device = "cpu"
-
-    def __init__(self, spec, strength):
-        self.spec, self.strength = spec, strength
-
-    def weights(self):
-        return {"strength": np.array([self.strength], np.float32)}
-
-    def __call__(self, tiles):
-        right_shape = tiles.ndim == 4 and tiles.shape[1] == 3
-        if tiles.dtype != np.uint8 or not right_shape or any(side % 8 for side in tiles.shape[2:]):
-            raise ValueError(f"tiles are uint8 (B, 3, H, W), multiples of 8 px, got {tiles.dtype} {tiles.shape}")
-        dark = 1 - tiles.mean(axis=1, dtype=np.float32) / 255
-        center = np.minimum(dark * np.float32(self.strength), 1)
-        return np.stack([center, dark, 1 - dark], axis=1)
-
-
-def build(config, spec, weights, device):
-    if weights is None:
-        return Dots(spec, config.start)
-    if set(weights) != {"strength"}:
-        raise ModelError("the weights are not those of family 'dots': 'strength' is missing")
-    return Dots(spec, float(weights["strength"][0]))
-
-
-FAMILY = Family(name="dots", spec=SPEC, config=Config, build=build)
-'''
+FAMILY = (ROOT / "examples" / "plugin" / "lab_dots.py").read_text(encoding="utf-8")
 
 
 def install(folder, name, code):
@@ -114,7 +67,8 @@ print(CliRunner().invoke(models, ["import", "--help"]).stdout)
 
 
 def test_an_installed_family_inherits_the_contract(installed):
-    passed = run(installed, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_contract.py", "-k", "dots")
+    own = {**installed, "PYTHONPATH": f"{installed['PYTHONPATH']}{os.pathsep}{ROOT / 'tests'}"}
+    passed = run(own, "-m", "pytest", "-p", "no:cacheprovider", "examples/plugin/test_lab_dots.py")
     assert "passed" in passed
     assert "failed" not in passed
 

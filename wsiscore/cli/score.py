@@ -30,7 +30,7 @@ __all__ = ["score"]
     cls=Command,
     epilog="\b\nExample: wsiscore score slides/*.svs --cutoff 20 -o results > cohort.tsv\n"
     "Example: wsiscore score results/*/mosaic.ome.zarr --threshold 0.6\n"
-    "Example: wsiscore score wsiscore-out/low/mosaic.ome.zarr --cells wsiscore-out/low/cells.geojson --author 'A. Name'",
+    "Example: wsiscore score wsiscore-out/low/mosaic.ome.zarr --cells wsiscore-out/low/cells.geojson --author 'A Name'",
 )
 @options.of_slides_or_manifest
 @options.of_model

@@ -95,7 +95,9 @@ def from_h5(positive: Path, negative: Path, mpp: float) -> TrueCells:
     try:
         h5py = importlib.import_module("h5py")
     except ImportError as error:
-        raise TruthError(f"{positive} is HDF5, which needs the package h5py; install it: pip install h5py") from error
+        raise TruthError(
+            f"{positive} is HDF5, which needs the package h5py; install it: pip install 'wsiscore[evaluate]'"
+        ) from error
     columns = []
     for path in (positive, negative):
         try:
