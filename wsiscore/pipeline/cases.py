@@ -93,7 +93,8 @@ def _case(out: Path, case: str, entries: Sequence[Entry]) -> CaseResult:
 
 def _sampling(out: Path, entries: Sequence[Entry], scores: Sequence[SlideScore]) -> Sampling | None:
     """Return the design effect between the blocks of all slides; between slides where each is a single block."""
-    tables = [read_cells_table(out / entry.folder) for entry in entries]
+    read = [read_cells_table(out / entry.folder) for entry in entries]
+    tables = [counted_and_not and counted_and_not[0] for counted_and_not in read]
     if any(cells is None or len(cells) != score.total.n for cells, score in zip(tables, scores, strict=True)):
         return between_fields([score.total.n for score in scores], [score.total.n_positive for score in scores])
     some = [cells for cells in tables if cells is not None and len(cells)]

@@ -18,7 +18,7 @@ from typing import Any, Self
 from wsiscore import __version__
 from wsiscore.files import replacing
 
-__all__ = ["RUN", "Record", "facts_of", "sha256_of", "slide_of"]
+__all__ = ["RUN", "Record", "facts_of", "run_of", "sha256_of", "slide_of"]
 
 RUN = "run.json"
 _LIBRARIES = (
@@ -98,6 +98,11 @@ class Record:
         """Write it as it stands; OutputError if that cannot be done."""
         with replacing(self.path) as part:
             part.write_text(json.dumps(self.values, indent=2) + "\n", encoding="utf-8")
+
+
+def run_of(folder: Path) -> dict[str, Any]:
+    """Return what the ``run.json`` of a folder says; empty if it has none."""
+    return _read(folder / RUN)
 
 
 def slide_of(folder: Path) -> Path | None:

@@ -14,8 +14,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from wsiscore.analysis.flags import join_flags
-from wsiscore.cells.table import Cells
-from wsiscore.files import one_line, replacing, spreadsheet_text
+from wsiscore.cells.table import NO_ROI, Cells
+from wsiscore.files import one_line, plain_text, replacing, spreadsheet_text
 from wsiscore.regions import Roi
 from wsiscore.report.result import CaseResult
 from wsiscore.report.statistics import COLUMNS, HEADER
@@ -182,21 +182,32 @@ def _with_points(table: pa.Table, cells: Cells) -> pa.Table:
     return table.replace_schema_metadata({"geo": json.dumps(about)})
 
 
-def read_cells_table(folder: Path) -> Cells | None:
-    """Return the counted cells in a slide's folder, with nothing but position and class; None if there is no table."""
+def read_cells_table(folder: Path, rois: Sequence[str] = ()) -> tuple[Cells, Cells] | None:
+    """Return the cells in a slide's folder: those that count, and those that do not; None if there is no table.
+
+    Parameters
+    ----------
+    folder
+        Of a slide's results.
+    rois
+        Names of the regions, in the order in which the cells refer to them; a cell of no such region has `NO_ROI`.
+    """
     try:
         if (path := folder / "cells.parquet").is_file():
             table = pa.parquet.read_table(path)
         else:
             table = pa.csv.read_csv(folder / "cells.csv")
-        x_um, y_um = (table[name].to_numpy().astype(np.float64) for name in ("x_um", "y_um"))
-        positive = np.array([word == "positive" for word in table["class"].to_pylist()], np.float64)
-        kinds = table["kind"].to_pylist() if "kind" in table.column_names else ["counted"] * len(x_um)
+        names = ("x_um", "y_um", "confidence", "positivity", "dab_od")
+        x_um, y_um, confidence, positivity, dab_od = (table[name].to_numpy().astype(np.float64) for name in names)
+        stained = np.array([word == "positive" for word in table["class"].to_pylist()], np.bool_)
+        number = {one_line(name): at for at, name in reversed(list(enumerate(rois)))}
+        held = [number.get(plain_text(str(name)), NO_ROI) for name in table["roi"].to_pylist()]
+        kinds = table["kind"].to_pylist() if "kind" in table.column_names else ["counted"] * len(stained)
     except (OSError, ValueError, KeyError):
         return None
-    zeros = np.zeros(len(x_um))
-    cells = Cells(x_um, y_um, zeros, positive, zeros, np.zeros(len(x_um), np.int64))
-    return cells.select(np.array([kind == "counted" for kind in kinds], np.bool_))
+    cells = Cells(x_um, y_um, confidence, positivity, dab_od, np.array(held, np.int64), stained)
+    counted = np.array([kind == "counted" for kind in kinds], np.bool_)
+    return cells.select(counted), cells.select(~counted)
 
 
 def _places(*tables: Cells) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from wsiscore.files import replacing
 
-__all__ = ["write_page"]
+__all__ = ["render_page", "write_page"]
 
 
 @cache
@@ -33,6 +33,11 @@ def _css_string(text: str) -> Markup:
     return Markup('"{}"'.format("".join(c if c.isascii() and c.isalnum() else f"\\{ord(c):x} " for c in text)))
 
 
+def render_page(template: str, **values: Any) -> str:
+    """Return a template of the package with its values, of which all but `markupsafe.Markup` is escaped."""
+    return _environment().get_template(template).render(values)
+
+
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Render a template of the package and write the page.
 
@@ -50,6 +55,6 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     OutputError
         If the file cannot be written.
     """
-    document = _environment().get_template(template).render(values)
+    document = render_page(template, **values)
     with replacing(path) as part:
         part.write_text(document, encoding="utf-8", errors="backslashreplace")
