@@ -8,10 +8,12 @@ from pathlib import Path
 
 import click
 
+from wsiscore.cli.command import Command
+
 __all__ = ["view"]
 
 
-@click.command(epilog="Example: wsiscore view wsiscore-out/low")
+@click.command(cls=Command, epilog="Example: wsiscore view wsiscore-out/low")
 @click.argument("folder", metavar="OUT/STEM", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--slide",
@@ -21,6 +23,7 @@ __all__ = ["view"]
 )
 @click.option(
     "--port",
+    metavar="N",
     type=click.IntRange(0, 65535),
     default=0,
     show_default="a free one",
