@@ -47,10 +47,10 @@ def results(runs: executors.Executor, folder: Path, *names: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    """Return a worker with two threads, which is started again when it dies."""
+    """Return a worker with four threads, which is started again when it dies."""
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0, **PATIENT}),
-        LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None, memory_limit="1GiB") as started,
+        LocalCluster(n_workers=1, threads_per_worker=4, dashboard_address=None, memory_limit="1GiB") as started,
     ):
         yield started
 
@@ -112,7 +112,7 @@ def test_a_worker_out_of_memory_loses_one_job(cluster: LocalCluster, tmp_path: P
 def test_a_cluster_gives_the_bytes_of_a_local_run_though_its_worker_dies(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slides side by side in one worker, which stands in another folder, with paths that are relative here."""
+    """Parts of slides side by side in one worker, which stands in another folder, with paths that are relative here."""
     for seed, name in enumerate(("one", "two")):
         render_slide(tmp_path, name, index=30, width_px=700, height_px=600, seed=seed)
     shutil.copytree(ROOT / "models" / "hdab", tmp_path / "model")

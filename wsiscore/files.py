@@ -22,6 +22,7 @@ from wsiscore.errors import OutputError
 __all__ = [
     "ForbiddenGlobalError",
     "RestrictedUnpickler",
+    "lock_names",
     "locked",
     "one_line",
     "plain_text",
@@ -113,6 +114,15 @@ def locked(folder: Path, name: str = "folder") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def lock_names(folder: Path, start: str) -> list[str]:
+    """Return the names that begin in a way of what was ever locked in a folder."""
+    try:
+        names = sorted(path.name.removesuffix(".lock") for path in (folder / _LOCKS).iterdir())
+    except OSError:
+        return []
+    return [name for name in names if name.startswith(start)]
 
 
 def remove_parts(folder: Path) -> None:

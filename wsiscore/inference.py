@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, ResolutionError, SlideError
-from wsiscore.files import locked
-from wsiscore.models.contract import Generator, SlideAdaptive
+from wsiscore.files import locked, writing
+from wsiscore.models.contract import Generator, GeneratorSpec, SlideAdaptive
 from wsiscore.models.store import Model
 from wsiscore.mosaic import Mosaic
 from wsiscore.ome_zarr import Identity
@@ -22,7 +22,7 @@ from wsiscore.stain import Stain, pink_fraction
 from wsiscore.tile_pass import Clock, TilePass
 from wsiscore.tiles import TileList, sample_windows
 
-__all__ = ["ARITHMETIC", "DAB_CHANNEL", "infer", "infer_tiles"]
+__all__ = ["ARITHMETIC", "DAB_CHANNEL", "infer", "infer_part", "infer_tiles", "open_mosaic"]
 
 ARITHMETIC = 3
 """Version of the computation from pixels to maps; a change of it makes every mosaic stale."""
@@ -117,24 +117,9 @@ def infer_tiles(
     ResolutionError
         If the slide's pixels are more than twice as wide as the model's.
     """
-    spec, grid = model.spec, tiles.grid
-    if grid.tile_px % spec.multiple_px:
-        raise ModelError(
-            f"{spec.family} reads tiles whose side is a multiple of {spec.multiple_px} px, got {grid.tile_px}"
-        )
-    if abs(grid.mpp / spec.mpp - 1) > 1e-3:
-        raise MosaicError(
-            f"the tiles were laid at {grid.mpp} µm/px and {spec.family} reads {spec.mpp}; "
-            f"lay them with `wsiscore tile --at {spec.mpp}`"
-        )
-    if slide.mpp > _MOST_ENLARGED * grid.mpp:
-        raise ResolutionError(
-            f"{slide.path} has {slide.mpp:.4g} µm/px and {spec.family} reads {spec.mpp:g}; a slide is enlarged at most "
-            "2×, so check --mpp, or scan at a finer resolution"
-        )
     clock = Clock({} if seconds is None else seconds)
-    batch_size = batch_size or max(1, _BATCH_PX // grid.tile_px**2)
-    mosaic, generator = _open_mosaic(slide, tiles, model, path, batch_size, clock)
+    batch_size = batch_size or _default_batch(tiles)
+    mosaic, generator = open_mosaic(slide, tiles, model, path, batch_size=batch_size, clock=clock)
     try:
         for _ in mosaic.shards():  # each may turn out to be damaged, and is then computed again
             try:
@@ -154,27 +139,52 @@ def infer_tiles(
     return mosaic
 
 
-def _open_mosaic(
-    slide: Slide, tiles: TileList, model: Model, path: Path, batch_size: int, clock: Clock
-) -> tuple[Mosaic, Generator]:
-    """Open or start the mosaic, and return it with the generator set for the slide.
+def infer_part(slide: Slide, model: Model, path: Path, part: Sequence[int], *, batch_size: int | None = None) -> None:
+    """Run a model over some shards of a mosaic that `open_mosaic` has begun; other processes may run over others.
 
-    What is measured on a sample of the slide is measured once, and kept in the mosaic.
+    No lock is needed: a shard, its states and its measures are files that one process writes. The levels for viewers
+    are left to `infer_tiles`, which does also what a part has not done.
+
+    Parameters
+    ----------
+    slide, model, path, batch_size
+        As in `infer_tiles`, as are the errors.
+    part
+        Numbers of the shards, in the order of `Mosaic.shards`.
+
+    Raises
+    ------
+    MosaicError
+        If the mosaic was begun with another model, batch size or kind of device.
     """
-    spec, generator = model.spec, model.generator
-    identity = Identity(slide.sha256, model.identity, batch_size, model.device.split(":")[0], ARITHMETIC)
-    channels = (*spec.channels, DAB_CHANNEL) if spec.rules else spec.channels
-    about: dict[str, Any] = {
-        "slide_size_px": [slide.width_px, slide.height_px],
-        "model": model.provenance,
-        "output": spec.output,
-        **({"virtual": asdict(slide.virtual)} if slide.virtual else {}),
-        "rules": spec.rules.to_json() if spec.rules else {},
-    }
+    begun = Mosaic.open(path)
+    sha256 = str(begun.about.get("identity", {}).get("slide_sha256"))
+    batch_size = batch_size or _default_batch(begun.tiles)
+    mosaic = Mosaic.join(path, *_wanted(slide, model, batch_size, sha256))
+    with writing(path):
+        TilePass(slide, _fitted(model.generator, mosaic), mosaic, Clock({}), part).fill(batch_size, progress=False)
+
+
+def open_mosaic(
+    slide: Slide,
+    tiles: TileList,
+    model: Model,
+    path: Path,
+    *,
+    batch_size: int | None = None,
+    clock: Clock | None = None,
+) -> tuple[Mosaic, Generator]:
+    """Continue the mosaic at `path` or begin it, and return it with the generator set for the slide.
+
+    What is measured on a sample of the slide is measured once, and kept in the mosaic. The parameters and the errors
+    are those of `infer_tiles`; `clock` gets the time of the sample.
+    """
+    _refuse_unfit(slide, tiles, model.spec)
+    clock, spec, generator = clock or Clock({}), model.spec, model.generator
+    channels, identity, about = _wanted(slide, model, batch_size or _default_batch(tiles), slide.sha256)
     mosaic = Mosaic.resume(path, tiles, channels, identity, about)
     if mosaic is not None:
-        found = mosaic.about["found"]
-        return mosaic, generator.with_settings(found) if isinstance(generator, SlideAdaptive) and found else generator
+        return mosaic, _fitted(generator, mosaic)
     with clock("sample"):
         sample, weights = sample_windows(slide, tiles.rois, tiles.grid.mpp, spec.multiple_px)
         stain = Stain.estimate(sample) if len(sample) else Stain.default()
@@ -191,3 +201,46 @@ def _open_mosaic(
         **({"measures": list(MEASURES)} if spec.rules else {}),
     }
     return Mosaic.create(path, tiles, channels, spec.dtype, identity, about, measured), generator
+
+
+def _default_batch(tiles: TileList) -> int:
+    return max(1, _BATCH_PX // tiles.grid.tile_px**2)
+
+
+def _wanted(
+    slide: Slide, model: Model, batch_size: int, slide_sha256: str
+) -> tuple[Sequence[str], Identity, dict[str, Any]]:
+    """Return the maps, the identity and the further metadata of a mosaic."""
+    spec = model.spec
+    identity = Identity(slide_sha256, model.identity, batch_size, model.device.split(":")[0], ARITHMETIC)
+    about: dict[str, Any] = {
+        "slide_size_px": [slide.width_px, slide.height_px],
+        "model": model.provenance,
+        "output": spec.output,
+        **({"virtual": asdict(slide.virtual)} if slide.virtual else {}),
+        "rules": spec.rules.to_json() if spec.rules else {},
+    }
+    return (*spec.channels, DAB_CHANNEL) if spec.rules else spec.channels, identity, about
+
+
+def _fitted(generator: Generator, mosaic: Mosaic) -> Generator:
+    found = mosaic.about["found"]
+    return generator.with_settings(found) if isinstance(generator, SlideAdaptive) and found else generator
+
+
+def _refuse_unfit(slide: Slide, tiles: TileList, spec: GeneratorSpec) -> None:
+    grid = tiles.grid
+    if grid.tile_px % spec.multiple_px:
+        raise ModelError(
+            f"{spec.family} reads tiles whose side is a multiple of {spec.multiple_px} px, got {grid.tile_px}"
+        )
+    if abs(grid.mpp / spec.mpp - 1) > 1e-3:
+        raise MosaicError(
+            f"the tiles were laid at {grid.mpp} µm/px and {spec.family} reads {spec.mpp}; "
+            f"lay them with `wsiscore tile --at {spec.mpp}`"
+        )
+    if slide.mpp > _MOST_ENLARGED * grid.mpp:
+        raise ResolutionError(
+            f"{slide.path} has {slide.mpp:.4g} µm/px and {spec.family} reads {spec.mpp:g}; a slide is enlarged at most "
+            "2×, so check --mpp, or scan at a finer resolution"
+        )

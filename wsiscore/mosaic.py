@@ -3,7 +3,8 @@
 On disk it is a Zarr 3 group: ``0`` holds the maps at full size as (channel, y, x), ``1``, ``2``, … the pyramid for
 viewers, ``done`` one byte a tile: 0 to do, 1 written, 2 not readable, and of a mosaic of cells ``quality`` the measures
 of each tile as (row, col, measure). A tile's core is a chunk; a square of tiles is a shard, one file that is written in
-one step. Chunks carry a CRC-32C checksum. A missing shard of a written tile is an error, like a wrong checksum.
+one step; its states and its measures are files of their own, so that several processes may each write other shards.
+Chunks carry a CRC-32C checksum. A missing shard of a written tile is an error, like a wrong checksum.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from wsiscore.ome_zarr import (
     levels,
     metadata,
     refuse_other,
+    shard_region,
     shard_tiles,
+    shards_of,
     write_levels,
 )
 from wsiscore.quality.stored import QUALITY, TileMeasures
@@ -76,12 +79,10 @@ class Mosaic:
             self._level_0 = self._array("0")
             self._done = self._array("done")
             self._quality = TileMeasures(self._array(QUALITY)) if about.get("measures") else None
+        except MosaicError:
+            raise
         except (OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, MosaicError):
-                raise
-            raise MosaicError(
-                f"{path} is not a mosaic of wsiscore ({error}); make one with `wsiscore infer`"
-            ) from error
+            raise MosaicError(f"{path} is not a mosaic of wsiscore ({error}); run `wsiscore infer`") from error
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -151,10 +152,8 @@ class Mosaic:
 
         Raises
         ------
-        MosaicError
-            If another mosaic, or something else, is in the way.
-        OutputError
-            If the folder cannot be written.
+        MosaicError, OutputError
+            If another mosaic, or something else, is in the way; if the folder cannot be written.
         """
         meta = metadata(_FORMAT, tiles, channels, identity, about)
         with writing(path):
@@ -169,6 +168,15 @@ class Mosaic:
                 part.unlink(missing_ok=True)
             if found.about["tiles"] != meta["tiles"]:  # the slide was moved, or has other regions
                 found._list(tiles, channels)
+        return found
+
+    @classmethod
+    def join(cls, path: Path, channels: Sequence[str], identity: Identity, about: Mapping[str, Any]) -> Self:
+        """Open a mosaic of which other processes write other shards; MosaicError if it was started in another way."""
+        found = cls(path, writable=True)
+        refuse_other(path, found.about, metadata(_FORMAT, found.tiles, channels, identity, about), complete=False)
+        if found._done.chunks[0] != shard_tiles(found.grid):
+            raise MosaicError(f"{path} is of an earlier version; finish it without --cluster")
         return found
 
     @classmethod
@@ -204,10 +212,10 @@ class Mosaic:
         """The grid; its cores are the chunks."""
         return self.tiles.grid
 
-    def states(self) -> npt.NDArray[np.uint8]:
-        """Return the (rows, cols) array of `TileState`."""
+    def states(self, tiles: tuple[slice, slice] = np.s_[:, :]) -> npt.NDArray[np.uint8]:
+        """Return the (rows, cols) array of `TileState`, or that of some tiles."""
         try:
-            return np.asarray(self._done[:], dtype=np.uint8)
+            return np.asarray(self._done[tiles], dtype=np.uint8)
         except (OSError, ValueError) as error:
             raise MosaicError(f"{self.path}/done is damaged ({error}); delete {self.path} and infer again") from error
 
@@ -218,19 +226,10 @@ class Mosaic:
 
     def shards(self) -> list[Shard]:
         """Return the shards that hold listed tiles, row by row."""
-        side = shard_tiles(self.grid)
-        squares: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for row, col in self.tiles.tiles:
-            squares.setdefault((row // side, col // side), []).append((row, col))
-        return [Shard(self._shard_region(*place), tuple(squares[place])) for place in sorted(squares)]
-
-    def _shard_region(self, row: int, col: int) -> Region:
-        grid, side = self.grid, shard_tiles(self.grid) * self.grid.core_px
-        x, y = col * side, row * side
-        return Region(x, y, min(side, grid.width_px - x), min(side, grid.height_px - y), grid.mpp)
+        return shards_of(self.tiles)
 
     def _shard_file(self, row: int, col: int) -> Path:
-        return self.path / "0" / "c" / "0" / str(row) / str(col)
+        return self.path.joinpath("0", "c", "0", str(row), str(col))
 
     def empty_shard(self, shard: Shard) -> Array:
         """Return what a shard holds before anything is written: (C, h, w) of zeros, or white in a picture."""
@@ -278,14 +277,19 @@ class Mosaic:
         """
         if self._quality is not None and measures is not None:
             self._quality.write(shard.place(self._quality.side), measures)
-        at, side = shard.region, shard_tiles(self.grid) * self.grid.core_px
-        self._shard_file(at.y // side, at.x // side).unlink(missing_ok=True)  # Zarr reads one at the edge first
+        at = shard.region
+        self._shard_file(*shard.place(shard_tiles(self.grid))).unlink(
+            missing_ok=True
+        )  # Zarr reads one at the edge first
         target = self._level_0.with_config({"write_empty_chunks": True})
         target[:, at.y : at.y + at.height, at.x : at.x + at.width] = maps
 
-    def mark(self, states: npt.NDArray[np.uint8]) -> None:
-        """Record the states, the whole (rows, cols) array; after `write_shard`, from one thread."""
-        self._done.with_config({"write_empty_chunks": True})[:] = states
+    def mark(self, states: npt.NDArray[np.uint8], shard: Shard | None = None) -> None:
+        """Record from (rows, cols) states those of a shard, after `write_shard`, or of all; from one thread."""
+        n = shard_tiles(self.grid)
+        row, col = shard.place(n) if shard else (0, 0)
+        own = np.s_[row * n : (row + 1) * n, col * n : (col + 1) * n] if shard else np.s_[:, :]
+        self._done[own] = states[own]
 
     def reset(self, tiles: Sequence[tuple[int, int]]) -> None:
         """Mark tiles, (row, col), as to do again; the mosaic must be writable."""
@@ -324,31 +328,32 @@ class Mosaic:
         try:
             maps = np.asarray(self._level_0[:, y0:y1, x0:x1])
         except Exception as error:
-            raise self._damaged(self._broken_shards(x0, y0, x1, y1), str(error)) from error
+            broken = [place for place in self._shards_of(x0, y0, x1, y1) if self._is_broken(place)]
+            raise self._damaged(broken, str(error)) from error
         return maps if channels is None else maps[[self.channels.index(name) for name in channels]]
 
     def _refuse_missing(self, x0: int, y0: int, x1: int, y1: int) -> None:
         if self.about["format"] != _FORMAT or x0 >= x1 or y0 >= y1:
             return
-        states, n = self.states(), shard_tiles(self.grid)
-        side = n * self.grid.core_px
-        for row in range(y0 // side, (y1 - 1) // side + 1):
-            for col in range(x0 // side, (x1 - 1) // side + 1):
-                written = (states[row * n : (row + 1) * n, col * n : (col + 1) * n] == TileState.WRITTEN).any()
-                if written and not self._shard_file(row, col).is_file():
-                    raise self._damaged([(row, col)], "the file is missing")
+        n = shard_tiles(self.grid)
+        for row, col in self._shards_of(x0, y0, x1, y1):
+            own = np.s_[row * n : (row + 1) * n, col * n : (col + 1) * n]
+            if not self._shard_file(row, col).is_file() and (self.states(own) == TileState.WRITTEN).any():
+                raise self._damaged([(row, col)], "the file is missing")
 
-    def _broken_shards(self, x0: int, y0: int, x1: int, y1: int) -> list[tuple[int, int]]:
-        """Return the (row, col) of the shards of a rectangle that cannot be read."""
-        side, broken = shard_tiles(self.grid) * self.grid.core_px, []
-        for row in range(y0 // side, (y1 - 1) // side + 1):
-            for col in range(x0 // side, (x1 - 1) // side + 1):
-                at = self._shard_region(row, col)
-                try:
-                    _ = self._level_0[:, at.y : at.y + at.height, at.x : at.x + at.width]
-                except Exception:  # noqa: BLE001 - as in `read`
-                    broken.append((row, col))
-        return broken
+    def _shards_of(self, x0: int, y0: int, x1: int, y1: int) -> list[tuple[int, int]]:
+        """Return the (row, col) of the shards that a rectangle meets."""
+        side = shard_tiles(self.grid) * self.grid.core_px
+        rows, cols = (range(start // side, (stop - 1) // side + 1) for start, stop in ((y0, y1), (x0, x1)))
+        return [(row, col) for row in rows for col in cols]
+
+    def _is_broken(self, place: tuple[int, int]) -> bool:
+        at = shard_region(self.grid, *place)
+        try:
+            _ = self._level_0[:, at.y : at.y + at.height, at.x : at.x + at.width]
+        except Exception:  # noqa: BLE001 - as in `read`
+            return True
+        return False
 
     def _damaged(
         self, shards: Sequence[tuple[int, int]], why: str, before: str = "0/c/0", after: str = ""
@@ -358,18 +363,11 @@ class Mosaic:
             (row, col) for row, col in self.tiles.tiles if (row // n, col // n) in set(shards) and states[row, col]
         ]
         names = ", ".join(f"{before}/{row}/{col}{after}" for row, col in shards)
-        return DamagedMosaicError(
-            f"{self.path} is damaged at {names} ({why}); score the slide itself, which computes it again", inside
-        )
+        text = f"{self.path} is damaged at {names} ({why}); score the slide itself, which computes it again"
+        return DamagedMosaicError(text, inside)
 
     def blocks(self, side_px: int) -> Iterator[Region]:
-        """Yield the squares in which something was written.
-
-        Parameters
-        ----------
-        side_px
-            Side of a square in pixels of the grid's mpp; squares are cut at the mosaic's edges.
-        """
+        """Yield the squares of `side_px` pixels of the grid's mpp on a side in which something was written."""
         grid, held = self.grid, self.states() == TileState.WRITTEN
         for y in range(0, grid.height_px, side_px):
             for x in range(0, grid.width_px, side_px):

@@ -28,7 +28,9 @@ __all__ = [
     "levels",
     "metadata",
     "refuse_other",
+    "shard_region",
     "shard_tiles",
+    "shards_of",
     "write_levels",
 ]
 
@@ -73,6 +75,22 @@ def shard_tiles(grid: TileGrid) -> int:
     return max(1, round(_SHARD_PX / grid.core_px))
 
 
+def shard_region(grid: TileGrid, row: int, col: int) -> Region:
+    """Return where a shard lies, cut at the slide's edge."""
+    side = shard_tiles(grid) * grid.core_px
+    x, y = col * side, row * side
+    return Region(x, y, min(side, grid.width_px - x), min(side, grid.height_px - y), grid.mpp)
+
+
+def shards_of(tiles: TileList) -> list[Shard]:
+    """Return the shards that hold listed tiles, row by row."""
+    side = shard_tiles(tiles.grid)
+    squares: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for row, col in tiles.tiles:
+        squares.setdefault((row // side, col // side), []).append((row, col))
+    return [Shard(shard_region(tiles.grid, *place), tuple(squares[place])) for place in sorted(squares)]
+
+
 def levels(grid: TileGrid) -> list[tuple[int, int]]:
     """Return (height, width) of each level; each is half the one before, rounded up."""
     levels = [(grid.height_px, grid.width_px)]
@@ -115,7 +133,7 @@ def lay_out(
     group.create_array(
         "done",
         shape=(grid.rows, grid.cols),
-        chunks=(grid.rows, grid.cols),
+        chunks=(shard_tiles(grid),) * 2,
         dtype="uint8",
         compressors=[ZstdCodec(level=1), Crc32cCodec()],
         dimension_names=("row", "col"),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextvars
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from wsiscore.ome_zarr import Shard, TileState
 from wsiscore.quality.measures import measure
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import Stain, dab_od_map
+from wsiscore.threads import threads
 from wsiscore.tiles import Tile
 
 __all__ = ["Clock", "TilePass"]
@@ -75,14 +75,21 @@ class TilePass:
         Writable.
     clock
         Adds up where the time goes.
+    part
+        Numbers of the shards whose tiles are meant, in the order of `Mosaic.shards`; by default all.
     """
 
-    def __init__(self, slide: Slide, generator: Generator, mosaic: Mosaic, clock: Clock) -> None:
+    def __init__(
+        self, slide: Slide, generator: Generator, mosaic: Mosaic, clock: Clock, part: Sequence[int] | None = None
+    ) -> None:
         self.slide, self.generator, self.mosaic, self.clock = slide, generator, mosaic, clock
+        shards = mosaic.shards()
+        self.shards = shards if part is None else [shards[number] for number in part]
+        self.places = [place for shard in self.shards for place in shard.tiles]
         self.stain = Stain.from_json(mosaic.about["stain"])
         self.states = mosaic.states()  # as they will be
         self.recorded = self.states.copy()  # as they are on disk
-        self.retried = {place for place in mosaic.tiles.tiles if self.states[place] == TileState.UNREADABLE}
+        self.retried = {place for place in self.places if self.states[place] == TileState.UNREADABLE}
 
     def fill(self, batch_size: int, progress: bool) -> bool:
         """Read, infer and write every batch of which a tile is still to do; return whether anything was written.
@@ -91,12 +98,12 @@ class TilePass:
         depend on the size of the batch: so a resumed run gives the very bytes of an uninterrupted one.
         """
         work = list(self._work(batch_size))
-        n_tiles, workers = len(self.mosaic.tiles.tiles), max(2, min(8, os.cpu_count() or 2))
+        n_tiles, workers = len(self.places), max(2, min(8, threads()))
         with (
             ThreadPoolExecutor(workers, "wsiscore-tile") as pool,
             tqdm(
                 total=n_tiles,
-                initial=n_tiles - sum(self._to_do(place) for place in self.mosaic.tiles.tiles),
+                initial=n_tiles - sum(self._to_do(place) for place in self.places),
                 desc=self.slide.path.name,
                 unit=" tiles",
                 disable=None if progress else True,
@@ -117,7 +124,7 @@ class TilePass:
     def _work(self, batch_size: int) -> Iterator[tuple[Shard, list[list[Tile]]]]:
         """Yield the shards with a tile to do, and their batches with one."""
         readable = self._readable_now()
-        for shard in self.mosaic.shards():
+        for shard in self.shards:
             places = [shard.tiles[start : start + batch_size] for start in range(0, len(shard.tiles), batch_size)]
             wanted = [
                 batch
@@ -135,7 +142,7 @@ class TilePass:
         self, work: Sequence[tuple[Shard, list[list[Tile]]]], pool: ThreadPoolExecutor, advance: Callable[[int], Any]
     ) -> None:
         batches = [(shard, batch, batch is all_of[-1]) for shard, all_of in work for batch in all_of]
-        writes: deque[tuple[list[Tile], Future[None]]] = deque()
+        writes: deque[tuple[Shard, list[Tile], Future[None]]] = deque()
         held, kept, done = None, deque[Future[None]](), list[Tile]()
         for (shard, tiles, last), pixels in self._read_ahead(batches, pool):
             if held is None:
@@ -155,7 +162,8 @@ class TilePass:
                 with self.clock("wait_for_writing"):
                     while kept:
                         kept.popleft().result()
-                    writes.append((done, _submit(pool, self.mosaic.write_shard, shard, held.maps, held.measures)))
+                    write = _submit(pool, self.mosaic.write_shard, shard, held.maps, held.measures)
+                    writes.append((shard, done, write))
                     while len(writes) >= _SHARDS_AHEAD:
                         self._settle(*writes.popleft())
                 held, done = None, []
@@ -212,12 +220,12 @@ class TilePass:
         target[:-1] = maps[:, *kept]
         target[-1] = dab_od_map(rgb, self.stain, self.mosaic.grid.mpp)[kept]
 
-    def _settle(self, tiles: list[Tile], write: Future[None]) -> None:
+    def _settle(self, shard: Shard, tiles: list[Tile], write: Future[None]) -> None:
         """Wait until a shard is written, and record the states of the tiles in it."""
         write.result()
         for tile in tiles:
             self.recorded[tile.row, tile.col] = self.states[tile.row, tile.col]
-        self.mosaic.mark(self.recorded)
+        self.mosaic.mark(self.recorded, shard)
 
     def _refuse_damaged(self) -> None:
         unreadable, listed = int(np.count_nonzero(self.states == TileState.UNREADABLE)), len(self.mosaic.tiles.tiles)

@@ -36,7 +36,9 @@ __all__ = [
     "of_slides",
     "of_slides_or_manifest",
     "paths_of",
+    "shard",
     "slides",
+    "threads",
     "types_of",
 ]
 
@@ -56,6 +58,17 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number", param, ctx)
         return number
+
+
+def shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Return I and N of ``I/N``; click's usage error if they are no numbers with I from 1 to N."""
+    if value is None:
+        return None
+    i, _, n = value.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        wanted = "I/N with I from 1 to N, such as 1/8; number the jobs of an array from 1"
+        raise click.BadParameter(f"found {value!r}, wanted {wanted}", ctx, param)
+    return int(i), int(n)
 
 
 TILE_SIZES = click.Choice([256, 512, 1024])
@@ -117,6 +130,13 @@ device = click.option(
 )
 
 
+threads = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads a process; by default one a processor that it may use.",
+)
+
+
 _where = (
     click.option(
         "-o",
@@ -154,6 +174,7 @@ _where = (
         help="Where the slide of a single tile list or mosaic is now, if it was moved.",
     ),
     mpp,
+    threads,
 )
 
 of_slides = _together(inputs, *_where)

@@ -63,7 +63,15 @@ __all__ = ["score"]
 @click.option(
     "--cluster",
     metavar="ADDRESS|local:N",
-    help="Score over the workers of this dask scheduler, or by N processes of this machine, a slide a job.",
+    help="Score over the workers of this dask scheduler, or by N processes of this machine: a slide a worker, or where "
+    "there are fewer slides than workers, a part of a slide.",
+)
+@click.option(
+    "--shard",
+    metavar="I/N",
+    callback=options.shard,
+    help="Score the I-th of N parts of the slides, I from 1 to N, as in an array of jobs. The order of the slides does "
+    "not matter.",
 )
 @click.option(
     "--dry-run",
@@ -72,7 +80,13 @@ __all__ = ["score"]
 )
 @json_lines
 def score(
-    inputs: tuple[str, ...], manifest: Path | None, cluster: str | None, dry_run: bool, json_lines: bool, **chosen: Any
+    inputs: tuple[str, ...],
+    manifest: Path | None,
+    cluster: str | None,
+    shard: tuple[int, int] | None,
+    dry_run: bool,
+    json_lines: bool,
+    **chosen: Any,
 ) -> None:
     """Score slides, tile lists or mosaics; print one tab-separated line a slide.
 
@@ -91,9 +105,13 @@ def score(
     rules = {name: value for name in rule_fields() if (value := chosen.pop(name)) is not None}
     given = ScoreOptions(rules=rules, **options.checked(chosen, here=cluster is None or cluster.startswith("local")))
     jobs = _jobs(inputs, manifest, given)
+    if shard is not None:
+        from wsiscore.pipeline.cohort import part_of
+
+        jobs = part_of(list(jobs), *shard)
     if dry_run:
         raise SystemExit(print_plan(jobs, given, as_json=json_lines))
-    raise SystemExit(_print_scores(jobs, cluster, as_json=json_lines))
+    raise SystemExit(_print_scores(jobs, cluster, given.threads, as_json=json_lines))
 
 
 def _jobs(inputs: tuple[str, ...], manifest: Path | None, given: ScoreOptions) -> Jobs:
@@ -118,7 +136,7 @@ def _jobs(inputs: tuple[str, ...], manifest: Path | None, given: ScoreOptions) -
         raise click.BadParameter(str(error), param_hint="--manifest") from error
 
 
-def _print_scores(jobs: Jobs, cluster: str | None, *, as_json: bool) -> int:
+def _print_scores(jobs: Jobs, cluster: str | None, threads: int | None, *, as_json: bool) -> int:
     """Print the table as it grows, write the cohort at the end, however that comes, and return the exit status."""
     from wsiscore.pipeline.cohort import score_slides, write_cohort
     from wsiscore.pipeline.executors import open_executor
@@ -128,7 +146,7 @@ def _print_scores(jobs: Jobs, cluster: str | None, *, as_json: bool) -> int:
         click.echo("\t".join(HEADER))
     cohorts: defaultdict[Path, list[Entry]] = defaultdict(list)
     try:
-        with open_executor(cluster) as executor:
+        with open_executor(cluster, threads) as executor:
             for out, entry in score_slides(jobs, executor, progress=not quiet()):
                 cohorts[out].append(entry)
                 if as_json:

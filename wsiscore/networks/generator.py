@@ -15,6 +15,7 @@ from torch import nn
 from wsiscore.errors import ModelError
 from wsiscore.models.contract import GeneratorSpec
 from wsiscore.networks.slide_norm import Statistics, frozen, measure
+from wsiscore.threads import threads
 
 __all__ = ["NetworkGenerator", "initialised", "load_weights", "loaded", "mixed_precision", "pick_device", "weights_of"]
 
@@ -50,7 +51,9 @@ class NetworkGenerator:
         self._network = network.eval().to(self.device)
         self._workers: ThreadPoolExecutor | None = None
         if self.device == "cpu":
-            self._workers = ThreadPoolExecutor(torch.get_num_threads(), "tile", lambda: torch.set_num_threads(1))
+            self._workers = ThreadPoolExecutor(
+                min(torch.get_num_threads(), threads()), "tile", lambda: torch.set_num_threads(1)
+            )
         self._statistics: Statistics = {}
         _to_channels_last(self._network)
 

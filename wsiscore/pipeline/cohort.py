@@ -20,6 +20,7 @@ from wsiscore.pipeline.executors import Executor
 from wsiscore.pipeline.failures import ERROR, failed
 from wsiscore.pipeline.job import given_slide, out_of, same_names
 from wsiscore.pipeline.options import ScoreOptions, SlideOptions
+from wsiscore.pipeline.parts import compute_parts
 from wsiscore.pipeline.provenance import sha256_of, slide_of
 from wsiscore.pipeline.steps import try_score
 from wsiscore.report.json import read_error, read_score
@@ -27,7 +28,7 @@ from wsiscore.report.result import Entry
 from wsiscore.report.writers import CASE_PAGE, CASES, COHORT_WRITERS, write_case_page
 from wsiscore.score import SlideScore
 
-__all__ = ["named_apart", "rebuild_cohort", "score_slides", "write_cohort"]
+__all__ = ["named_apart", "part_of", "rebuild_cohort", "score_slides", "write_cohort"]
 
 _log = logging.getLogger("wsiscore")
 
@@ -43,12 +44,17 @@ def score_slides(
         Slides, tile lists or mosaics, each with its options; taken one by one, so that a pipe may still be filling. A
         slide that is given twice for the same folder is scored once.
     executor
-        What runs the jobs, one a slide. What is wrong with a slide is in its entry.
+        What runs the jobs, one a slide. If there are fewer slides than workers, each slide's maps are computed by
+        several of them first. What is wrong with a slide is in its entry.
     progress
         Whether an executor in this process shows progress on a terminal.
     """
-    own = ((path.absolute(), _anywhere(path, options, executor)) for path, options in _once(jobs))
-    return executor.map(partial(_score_job, progress=progress and executor.local), own, _lost)
+    own: Iterable[tuple[Path, ScoreOptions]] = (
+        (path.absolute(), _anywhere(path, options, executor)) for path, options in _once(jobs)
+    )
+    if isinstance(jobs, Sequence) and len(jobs) < executor.workers:
+        compute_parts(own := list(own), executor)
+    yield from executor.map(partial(_score_job, progress=progress and executor.local), own, _lost)
 
 
 def named_apart(jobs: Sequence[tuple[Path, ScoreOptions]]) -> list[tuple[Path, ScoreOptions]]:
@@ -60,6 +66,22 @@ def named_apart(jobs: Sequence[tuple[Path, ScoreOptions]]) -> list[tuple[Path, S
     return [(path, replace(options, distinct=path in shared and not options.name)) for path, options in jobs]
 
 
+def part_of(jobs: Sequence[tuple[Path, ScoreOptions]], i: int, n: int) -> list[tuple[Path, ScoreOptions]]:
+    """Return the i-th of n parts of jobs, i from 1: every n-th slide, ordered by real path and name.
+
+    So the parts are the same whatever the order in which the slides are given, each slide is in one part, and the parts
+    differ in size by one slide at most.
+    """
+    slides = sorted({_key(job) for job in jobs})
+    own = set(slides[i - 1 :: n])
+    return [job for job in jobs if _key(job) in own]
+
+
+def _key(job: tuple[Path, ScoreOptions]) -> tuple[str, str, str]:
+    path, options = job
+    return given_slide(path), options.name, str(out_of(path, options).absolute())
+
+
 def _anywhere(path: Path, options: ScoreOptions, executor: Executor) -> ScoreOptions:
     """Return options with whole paths, for a worker that may be in another folder."""
     roi = options.roi if executor.local else options.roi and options.roi.absolute()
@@ -69,11 +91,11 @@ def _anywhere(path: Path, options: ScoreOptions, executor: Executor) -> ScoreOpt
 
 
 def _once(jobs: Iterable[tuple[Path, ScoreOptions]]) -> Iterator[tuple[Path, ScoreOptions]]:
-    seen: set[tuple[Path, str, str]] = set()
+    seen: set[tuple[str, str, str]] = set()
     for path, options in jobs:
-        key = (out_of(path, options).absolute(), options.name, given_slide(path))
+        key = _key((path, options))
         if key in seen:
-            _log.warning("%s is given twice, and scored once", one_line(key[2]))
+            _log.warning("%s is given twice, and scored once", one_line(key[0]))
             continue
         seen.add(key)
         yield path, options

@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from wsiscore import __version__
 from wsiscore.errors import WsiscoreError
+from wsiscore.threads import set_threads, threads
 
 __all__ = ["Dask", "Executor", "Processes", "Serial", "open_executor"]
 
@@ -40,6 +41,10 @@ class Executor(Protocol):
     local: bool
     """Whether jobs run in this process, and may show progress on its terminal."""
 
+    @property
+    def workers(self) -> int:
+        """How many jobs run at a time."""
+
     def map(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, Exception], Result]
     ) -> Iterator[Result]:
@@ -59,6 +64,7 @@ class Serial:
     """One job after the other, in this process; jobs are taken one by one, so that a pipe may still be filling."""
 
     local = True
+    workers = 1
 
     def map(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, Exception], Result]
@@ -69,18 +75,30 @@ class Serial:
 
 
 class Processes:
-    """Jobs side by side, in processes of this machine.
+    """Jobs side by side, in processes of this machine, which last from one `map` to the next.
 
     Parameters
     ----------
-    n
+    workers
         Number of processes.
+    threads
+        That each may use.
     """
 
     local = False
 
-    def __init__(self, n: int) -> None:
-        self.n = n
+    def __init__(self, workers: int, threads: int = 1) -> None:
+        self.workers, self.threads = workers, threads
+        self._processes: ProcessPoolExecutor | None = None
+
+    def close(self) -> None:
+        """End the processes; those that are at work end with their job."""
+        if self._processes is not None:
+            self._processes.shutdown(cancel_futures=True)
+        self._processes = None
+
+    def _start(self, n: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), set_threads, (self.threads,))
 
     def map(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, Exception], Result]
@@ -94,31 +112,32 @@ class Processes:
             except (
                 BrokenProcessPool
             ):  # which job's process it was is not known: the first is tried alone, the others again
+                self.close()
                 yield self._alone(function, pending.popleft(), lost)
 
     def _until_broken(
         self, function: Callable[[Job], Result], todo: Iterator[Job], pending: deque[Job]
     ) -> Iterator[Result]:
         """Yield results; jobs that were begun and have none yet are in `pending`."""
-        with ProcessPoolExecutor(self.n, multiprocessing.get_context("spawn")) as processes:
-            futures: deque[Future[Result]] = deque(processes.submit(function, job) for job in pending)
-            for job in todo:
-                pending.append(job)
-                futures.append(processes.submit(function, job))
-                while futures and (len(futures) >= self.n * _AHEAD or futures[0].done()):
-                    result = futures.popleft().result()
-                    pending.popleft()
-                    yield result
-            while futures:
+        processes = self._processes = self._processes or self._start(self.workers)
+        futures: deque[Future[Result]] = deque(processes.submit(function, job) for job in pending)
+        for job in todo:
+            pending.append(job)
+            futures.append(processes.submit(function, job))
+            while futures and (len(futures) >= self.workers * _AHEAD or futures[0].done()):
                 result = futures.popleft().result()
                 pending.popleft()
                 yield result
+        while futures:
+            result = futures.popleft().result()
+            pending.popleft()
+            yield result
 
     def _alone(self, function: Callable[[Job], Result], job: Job, lost: Callable[[Job, Exception], Result]) -> Result:
         for _ in range(2):  # the process that died before may have been another job's
             try:
-                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
-                    return executor.submit(function, job).result()
+                with self._start(1) as process:
+                    return process.submit(function, job).result()
             except BrokenProcessPool:
                 continue
         return lost(job, WsiscoreError("its process died twice, perhaps for want of memory"))
@@ -153,6 +172,13 @@ class Dask:
             if version != __version__:
                 found = f"has no wsiscore ({version})" if isinstance(version, Exception) else f"has wsiscore {version}"
                 raise WsiscoreError(f"the worker {worker} {found}, wanted {__version__}; install the same everywhere")
+
+    @property
+    def workers(self) -> int:
+        """How many jobs run at a time: the threads of all workers that are there."""
+        with suppress(OSError, CancelledError):
+            return max(1, int(sum(self._client.nthreads().values())))
+        return 1
 
     def _wait_for_a_worker(self, address: str) -> None:
         try:
@@ -252,7 +278,7 @@ def _checked(function: Callable[[Job], Result], job: Job, version: str) -> Resul
 
 
 @contextmanager
-def open_executor(cluster: str | None) -> Iterator[Executor]:
+def open_executor(cluster: str | None, own_threads: int | None = None) -> Iterator[Executor]:
     """Give the executor that ``--cluster`` names.
 
     Parameters
@@ -260,6 +286,8 @@ def open_executor(cluster: str | None) -> Iterator[Executor]:
     cluster
         Address of a dask scheduler, such as ``tcp://node1:8786``; ``local:N`` for N processes of this machine; None for
         one job after the other in this process.
+    own_threads
+        Threads of each process of ``local:N``; by default an equal part of those this one may use.
 
     Raises
     ------
@@ -273,7 +301,9 @@ def open_executor(cluster: str | None) -> Iterator[Executor]:
     if kind == "local":
         if not number.isdecimal() or int(number) < 1:
             raise WsiscoreError(f"--cluster {cluster}: wanted local:N with a number of processes, such as local:4")
-        yield Processes(int(number))
+        processes = Processes(int(number), own_threads or max(1, threads() // int(number)))
+        with closing(processes):
+            yield processes
         return
     try:
         from distributed import Client

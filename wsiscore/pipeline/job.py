@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from wsiscore.errors import MosaicError, OutputError, SlideError
-from wsiscore.files import locked, remove_parts, replacing, stem
+from wsiscore.files import lock_names, locked, remove_parts, replacing, stem
 from wsiscore.mosaic import Mosaic
 from wsiscore.pipeline.options import ScoreOptions, SlideOptions, chosen_json
 from wsiscore.pipeline.provenance import RUN, Record, sha256_of, slide_of
 from wsiscore.report.writers import CASES, COHORT_WRITERS
 from wsiscore.slide.readers.omezarr import is_virtual
 from wsiscore.slide.slide import Slide
+from wsiscore.threads import set_threads
 from wsiscore.tiles import TileList
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "given_slide",
     "open_job",
     "out_of",
+    "part_lock",
     "same_names",
     "stem_of",
 ]
@@ -94,6 +96,7 @@ def open_job(path: Path, options: SlideOptions) -> Iterator[Job]:
     WsiscoreError
         If it cannot be opened, an option does not apply to it, or the folder belongs to something else.
     """
+    set_threads(options.threads)
     tiles, mosaic, source, mpp = None, None, path, options.mpp
     if path.suffix == ".json" and path.is_file():
         tiles = TileList.read(path)
@@ -116,6 +119,7 @@ def open_job(path: Path, options: SlideOptions) -> Iterator[Job]:
     with Slide(source, mpp) as slide:
         folder = claim(path, options, source.absolute(), lambda: slide.sha256)
         with locked(folder.parent, folder.name):
+            _wait_for_parts(folder)
             remove_parts(folder)
             with Record(folder, source.absolute()) as record:
                 record.note("slide", _about(slide))
@@ -124,6 +128,18 @@ def open_job(path: Path, options: SlideOptions) -> Iterator[Job]:
                 yield Job(slide, folder, record, tiles, mosaic)
                 stages = record.finish()["stages"]
                 _log.info("%s: %s", folder, ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items()))
+
+
+def part_lock(folder: Path, number: int) -> tuple[Path, str]:
+    """Return the folder and the name of the lock that the worker of a part of a slide holds."""
+    return folder.parent, f"{folder.name}.part-{number}"
+
+
+def _wait_for_parts(folder: Path) -> None:
+    """Wait until the workers that compute parts of a slide, perhaps for a run that was killed, have ended."""
+    for lock in lock_names(folder.parent, f"{folder.name}.part-"):
+        with locked(folder.parent, lock):
+            pass
 
 
 def out_of(path: Path, options: SlideOptions) -> Path:

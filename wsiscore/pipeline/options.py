@@ -59,6 +59,8 @@ class SlideOptions:
         Whether another slide of the run has that stem too, so that digits of the path's hash are added.
     facts
         What is known of the slide.
+    threads
+        Threads of the process that works on it; by default those of its processors.
     """
 
     out: Path | None = None
@@ -70,6 +72,7 @@ class SlideOptions:
     name: str = ""
     distinct: bool = False
     facts: SlideFacts = SlideFacts()
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,7 @@ from wsiscore.slide.slide import Slide
 from wsiscore.stain import MOST_PINK
 from wsiscore.tiles import TileList
 
-__all__ = ["infer_slide", "score_slide", "tile_slide", "try_score"]
+__all__ = ["infer_slide", "model_of", "prepare", "score_slide", "tile_slide", "try_score"]
 
 
 _log = logging.getLogger("wsiscore")
@@ -181,15 +181,25 @@ def _plan(job: Job, options: TileOptions) -> TileList:
     return tiles
 
 
+def model_of(options: InferOptions) -> Model:
+    """Return the model that the user chose; the last one is kept."""
+    return _model(find_model(options.model or default_model()), options.device, options.maps, options.norm)
+
+
 @lru_cache(maxsize=1)
 def _model(folder: Path, device: str, maps: Maps, norm: Literal["tile", "slide"] | None) -> Model:
     return load_model(folder, device, maps=maps, norm=norm)
 
 
-def _infer(job: Job, options: InferOptions, progress: bool, *, picture: bool | None = None) -> Mosaic:
-    """Run the model; ModelError if `picture` is given and differs from whether the model generates a picture."""
-    folder = find_model(options.model or default_model())
-    card = read_card(folder)
+def prepare(job: Job, options: InferOptions, *, picture: bool | None = None) -> tuple[TileList, Model]:
+    """Lay the tiles of a slide if they are not given, and load the model.
+
+    Raises
+    ------
+    ModelError
+        If `picture` is given and differs from whether the model generates a picture.
+    """
+    card = read_card(find_model(options.model or default_model()))
     spec = card.spec
     if picture is not None and picture != (spec.rules is None):
         raise ModelError(
@@ -202,7 +212,7 @@ def _infer(job: Job, options: InferOptions, progress: bool, *, picture: bool | N
         _with_chosen(spec.rules, card.name, options.rules)  # so that a wrong one is an error before the work
     tiles = job.tiles or _plan(job, tile_options(options, spec))
     with job.record.stage("load_model"):
-        model = _model(folder, options.device, options.maps, options.norm)
+        model = model_of(options)
     job.record.note("model", card.provenance())
     job.record.note("settings", {"device": model.device, "margin_px": tiles.grid.margin_px})
     _log.info(
@@ -210,6 +220,12 @@ def _infer(job: Job, options: InferOptions, progress: bool, *, picture: bool | N
         *(job.slide.path.name, len(tiles.tiles), tiles.grid.tile_px, tiles.grid.mpp, tiles.roi_source),
         *(card.name, model.device),
     )
+    return tiles, model
+
+
+def _infer(job: Job, options: InferOptions, progress: bool, *, picture: bool | None = None) -> Mosaic:
+    """Run the model, as far as that is not done yet."""
+    tiles, model = prepare(job, options, picture=picture)
     seconds: dict[str, float] = {}
     stages = dict(job.record.values["stages"])
     with job.record.stage("infer"):
