@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from making import write_png
 from reports import HOSTILE, cells_at, report_of, result_of, scattered, whole_roi, words
 
-from wsiscore.cells.table import Cells
+from wsiscore.cells.table import NO_ROI, Cells, Edit
 from wsiscore.regions import Roi
 from wsiscore.report.pages.viewer import Shown, embedded, least_certain, pack_cells, served
 from wsiscore.report.pyramid import Pyramid
@@ -115,11 +115,23 @@ def test_nuclei_that_do_not_count_are_of_a_kind_of_their_own(slide):
     assert np.bincount(kinds.astype(int)).tolist() == [30, 30, 2]
 
 
+def test_an_edited_cell_has_its_mark_and_no_number_that_nobody_measured(slide):
+    cells = dataclasses.replace(cells_at([1], [1], [1], [np.nan]), confidence=np.array([np.nan]))
+    cells = dataclasses.replace(cells.marked(np.array([True]), np.array([Edit.ADDED])), roi=np.array([NO_ROI]))
+    data, _ = served(shown(slide, cells))
+    x, y, confidence, _, density, kind, roi = unpacked(data["cells"]["packed"])[:, 0]
+    assert (x, y, confidence, kind, roi) == (1, 1, 255 / 250, 5, 65_535)
+    assert np.isnan(density)
+    assert data["cells"]["edited"] == 1
+
+
 def test_the_least_certain_cells_are_those_nearest_to_the_other_class():
     cells = cells_at(range(4), range(4), [0.4, 0.55, 0.9, 0.1], [0.2, 0.9, 0.19, np.nan])
     assert least_certain(cells, {}).tolist()[:2] == [1, 0]
     assert least_certain(cells, {"positive_od": 0.19}).tolist() == [2, 0, 1]
     assert least_certain(cells, {"positive_od": 0.19, "sure": 0.8}).tolist() == [0, 1]
+    edited = cells.marked(cells.positive, np.array([Edit.CLASS_CHANGED, 0, 0, 0]))
+    assert least_certain(edited, {}).tolist()[0] == 1
 
 
 @pytest.fixture(scope="module")

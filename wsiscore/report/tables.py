@@ -121,6 +121,9 @@ def _write_csv(path: Path, header: Sequence[str], texts: Sequence[bool], rows: I
             writer.writerow([spreadsheet_text(field) if is_text else field for is_text, field in columns])
 
 
+_EDITS = ["", "added", "class changed"]  # what `Edit` is called in a table
+
+
 def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cells | None = None) -> None:
     """Write one row a cell: ``x_um y_um class confidence positivity dab_od roi kind``, and ``edit`` if any is edited.
 
@@ -145,7 +148,7 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cel
     names = [one_line(roi.name) for roi in rois]
     if path.suffix == ".csv":
         names = [spreadsheet_text(name) for name in names]
-    edited = {"edit": _words(cells.edit, ["", "added", "class changed"])} if cells.edit.any() else {}
+    edited = {"edit": _words(cells.edit, _EDITS)} if cells.edit.any() else {}
     table = pa.table(
         {
             "x_um": cells.x_um,
@@ -202,10 +205,12 @@ def read_cells_table(folder: Path, rois: Sequence[str] = ()) -> tuple[Cells, Cel
         stained = np.array([word == "positive" for word in table["class"].to_pylist()], np.bool_)
         number = {one_line(name): at for at, name in reversed(list(enumerate(rois)))}
         held = [number.get(plain_text(str(name)), NO_ROI) for name in table["roi"].to_pylist()]
+        edits = table["edit"].to_pylist() if "edit" in table.column_names else [""] * len(stained)
+        edit = np.array([_EDITS.index(word or "") for word in edits], np.int64)
         kinds = table["kind"].to_pylist() if "kind" in table.column_names else ["counted"] * len(stained)
     except (OSError, ValueError, KeyError):
         return None
-    cells = Cells(x_um, y_um, confidence, positivity, dab_od, np.array(held, np.int64), stained)
+    cells = Cells(x_um, y_um, confidence, positivity, dab_od, np.array(held, np.int64), stained, edit=edit)
     counted = np.array([kind == "counted" for kind in kinds], np.bool_)
     return cells.select(counted), cells.select(~counted)
 

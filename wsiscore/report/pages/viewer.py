@@ -16,7 +16,7 @@ import shapely
 from markupsafe import Markup
 
 from wsiscore.analysis.protocols import FIELD_CELLS, CountedField
-from wsiscore.cells.table import Cells
+from wsiscore.cells.table import Cells, Edit
 from wsiscore.regions import Roi
 from wsiscore.report.local_index import MIN_LOCAL, count_squares, map_side_um
 from wsiscore.report.pages.pictures import INDEX_COLOURS
@@ -141,14 +141,14 @@ def least_certain(cells: Cells, settings: Mapping[str, Any]) -> Ints:
     """Return the cells, at most 24, whose class was nearest to the other one, the nearest first.
 
     That is by the distance of the positivity from one half; where the density of DAB decided, by its distance from the
-    limit ``positive_od``. Of equal distances the first cell comes first.
+    limit ``positive_od``. A cell that somebody edited is certain. Of equal distances the first cell comes first.
     """
     distance = np.abs(cells.positivity - 0.5)
     if (limit := settings.get("positive_od")) is not None:
         sure = float(settings.get("sure", 1.0))
         certain = (np.maximum(cells.positivity, 1 - cells.positivity) >= sure) & (sure < 1)
         distance = np.where(certain, np.inf, np.abs(cells.dab_od - float(limit)))
-    known = np.flatnonzero(np.isfinite(distance))
+    known = np.flatnonzero(np.isfinite(distance) & (cells.edit == Edit.NONE))
     return known[np.argsort(distance[known], kind="stable")[:_DOUBTFUL]]
 
 
@@ -156,22 +156,26 @@ def pack_cells(cells: Cells, kind: npt.NDArray[np.uint8]) -> str:
     """Return cells as base64 of zlib of 12 planes of a byte a cell, for the viewer.
 
     The planes are x and the step of y from the cell before, three bytes each, lowest first, in 0.1 µm; confidence and
-    positivity in 1/250; the density of DAB in 1/100, 255 where it is undefined; the kind; and the region, two bytes.
+    positivity in 1/250, and the density of DAB in 1/100, 255 where they are undefined; the kind; and the region, two
+    bytes, 65,535 for none.
 
     Parameters
     ----------
     cells
         Ordered by y.
     kind
-        (N,): 0 negative, 1 positive, 2 not counted.
+        (N,): 0 negative, 1 positive, 2 not counted; 4 more of a cell that somebody edited.
     """
     tenths = [np.round(np.maximum(values, 0) * 10).astype(np.int64) for values in (cells.x_um, cells.y_um)]
     steps = np.diff(tenths[1], prepend=0)
-    fractions = [np.round(np.nan_to_num(np.clip(each, 0, 1)) * 250) for each in (cells.confidence, cells.positivity)]
-    density = np.where(np.isfinite(cells.dab_od), np.round(np.clip(cells.dab_od, 0, 2.54) * 100), 255)
-    roi = np.clip(cells.roi, 0, 65_535)
+    measured = ((cells.confidence, 1.0, 250), (cells.positivity, 1.0, 250), (cells.dab_od, 2.54, 100))
+    measures = [
+        np.where(np.isfinite(each), np.round(np.clip(np.nan_to_num(each), 0, most) * scale), 255)
+        for each, most, scale in measured
+    ]
+    roi = np.where(cells.roi < 0, 65_535, np.minimum(cells.roi, 65_534))
     numbers = [tenths[0] >> shift for shift in (0, 8, 16)] + [steps >> shift for shift in (0, 8, 16)]
-    planes = [*numbers, *fractions, np.nan_to_num(density, nan=255), kind, roi, roi >> 8]
+    planes = [*numbers, *measures, kind, roi, roi >> 8]
     packed = np.stack([np.asarray(plane).astype(np.int64) & 255 for plane in planes]).astype(np.uint8)
     return base64.b64encode(zlib.compress(packed.tobytes(), 6)).decode("ascii")
 
@@ -233,8 +237,8 @@ def _cells(shown: Shown, kept: Ints, doubtful: Ints) -> dict[str, Any]:
     kind = drawn.positive.astype(np.uint8)
     if others is not None and len(kept) == len(shown.cells):
         kind = np.concatenate([kind, np.full(len(others), 2, np.uint8)])
-        columns = (np.concatenate([getattr(drawn, name), getattr(others, name)]) for name in Cells.__slots__)
-        drawn = Cells(*columns)
+        drawn = drawn.with_others(others, sort=False)
+    kind += np.where(drawn.edit == Edit.NONE, 0, 4).astype(np.uint8)
     order = np.lexsort((drawn.x_um, drawn.y_um))
     place = np.argsort(order)  # of each cell, among those packed
     numbered = np.full(len(shown.cells), -1)
@@ -243,7 +247,8 @@ def _cells(shown: Shown, kept: Ints, doubtful: Ints) -> dict[str, Any]:
         "n": len(order),
         "counted": len(kept),
         "all": len(shown.cells),
-        "others": int((kind == 2).sum()),
+        "others": int((kind & 3 == 2).sum()),
+        "edited": int((kind >= 4).sum()),
         "packed": pack_cells(drawn.select(order), kind[order]),
         "doubtful": [int(at) for at in numbered[doubtful] if at >= 0],
     }

@@ -7,7 +7,7 @@
   const layer = document.createElement("canvas"), layerPen = layer.getContext("2d");
   const RING = 4, DOT = 1.4, LEAST_RING_PX = 2.5, BIN = 100, MOST_IMAGES = 400, LARGEST_SCALE = 16;
   const KINDS = ["negative", "positive", "other"], INK = ["#005ce6", "#d7191c", "#444"];
-  const EDITED = 4; // in the kind of a cell that a person has corrected
+  const EDITED = 4; // in the kind of a cell that somebody edited
   const on = { positive: true, negative: true, other: true, regions: true, index: false };
   const view = { x: data.width / 2, y: data.height / 2, scale: 1 }; // the middle, and CSS pixels per µm
   const step = { places: -1, doubtful: -1 };
@@ -330,9 +330,9 @@
     chosen = i;
     draw();
     if (i < 0) return say("No cell is chosen.");
-    const kind = cells.kind[i], of = (value) => (value / 250).toFixed(2), density = cells.density[i];
+    const kind = cells.kind[i], of = (value) => (value === 255 ? "not known" : (value / 250).toFixed(2)), density = cells.density[i];
     say(title, [
-      ["Class", ["negative", "positive", "other, not counted"][kind & 3] + (kind & EDITED ? ", corrected" : "")],
+      ["Class", ["negative", "positive", "other, not counted"][kind & 3] + (kind & EDITED ? ", edited by hand" : "")],
       ["Confidence", of(cells.confidence[i])],
       ["Positivity", of(cells.positivity[i])],
       ["DAB density", density === 255 ? "not known" : `${density === 254 ? "2.54 or more" : (density / 100).toFixed(2)} OD`],
