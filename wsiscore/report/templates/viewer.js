@@ -124,7 +124,8 @@
         if (ring && !small) paint.stroke();
         else paint.fill();
       }
-      if (kind & EDITED && !small) paint.strokeRect(half + 0.5 - px - line, half + 0.5 - px - line, 2 * (px + line), 2 * (px + line));
+      const corner = half + 0.5 - px - line, side = 2 * (px + line);
+      if (kind & EDITED && !small) paint.strokeRect(corner, corner, side, side);
     };
     trace(INK[kind & 3], 0);
     const mark = pixels();
@@ -138,12 +139,18 @@
     const pack = (list) => ({
       dx: Int16Array.from(list, (at) => (at % size) - half),
       dy: Int16Array.from(list, (at) => Math.floor(at / size) - half),
+      step: Int32Array.from(list, (at) => (Math.floor(at / size) - half) * canvas.width + (at % size) - half),
       colour: Uint32Array.from(list, (at) => both[at]),
     });
     return { half, white: pack(white), inked: pack(inked) };
   }
 
   const stamps = new Map();
+  function stampOf(kind, px) {
+    const key = px * 8 + kind;
+    if (!stamps.has(key)) stamps.set(key, makeStamp(kind, px));
+    return stamps.get(key);
+  }
   let buffer = null;
   function drawCells() {
     const W = canvas.width, H = canvas.height, px = Math.round(RING * view.scale * ratio * 4) / 4;
@@ -152,25 +159,28 @@
       stamps.clear();
     }
     const pixels = new Uint32Array(buffer.data.buffer).fill(0), zoom = view.scale * ratio, x0 = left(), y0 = top();
-    const put = ({ dx, dy, colour }, x, y, half, over) => {
-      const whole = x >= half && y >= half && x < W - half && y < H - half;
-      for (let j = 0; j < colour.length; j++) {
-        const ax = x + dx[j], ay = y + dy[j], at = ay * W + ax;
-        if ((whole || (ax >= 0 && ay >= 0 && ax < W && ay < H)) && (over || pixels[at] === 0)) pixels[at] = colour[j];
+    const put = ({ dx, dy, step, colour }, x, y, half, over) => {
+      const at = y * W + x, n = colour.length;
+      if (x >= half && y >= half && x < W - half && y < H - half) {
+        for (let j = 0; j < n; j++) if (over || pixels[at + step[j]] === 0) pixels[at + step[j]] = colour[j];
+      } else {
+        for (let j = 0; j < n; j++) {
+          const ax = x + dx[j], ay = y + dy[j];
+          if (ax >= 0 && ay >= 0 && ax < W && ay < H && (over || pixels[at + step[j]] === 0)) pixels[at + step[j]] = colour[j];
+        }
       }
     };
+    const own = new Array(8);
     let drawn = 0;
     const margin = 2 * RING;
     within(x0 - margin, y0 - margin, right() + margin, bottom() + margin, (from, to) => {
       for (let at = from; at < to; at++) {
         const i = cells.order[at], kind = cells.kind[i];
         if (!on[KINDS[kind & 3]]) continue;
-        const key = px * 8 + kind;
-        let stamp = stamps.get(key);
-        if (!stamp) stamps.set(key, (stamp = makeStamp(kind, px)));
+        const stamp = (own[kind] ??= stampOf(kind, px));
         const x = Math.floor((cells.x[i] - x0) * zoom), y = Math.floor((cells.y[i] - y0) * zoom);
         if (x < -stamp.half || y < -stamp.half || x > W + stamp.half || y > H + stamp.half) continue;
-        put(stamp.white, x, y, stamp.half, false);
+        if (stamp.white.colour.length) put(stamp.white, x, y, stamp.half, false);
         put(stamp.inked, x, y, stamp.half, true);
         drawn++;
       }
@@ -330,7 +340,8 @@
     chosen = i;
     draw();
     if (i < 0) return say("No cell is chosen.");
-    const kind = cells.kind[i], of = (value) => (value === 255 ? "not known" : (value / 250).toFixed(2)), density = cells.density[i];
+    const kind = cells.kind[i], density = cells.density[i];
+    const of = (value) => (value === 255 ? "not known" : (value / 250).toFixed(2));
     say(title, [
       ["Class", ["negative", "positive", "other, not counted"][kind & 3] + (kind & EDITED ? ", edited by hand" : "")],
       ["Confidence", of(cells.confidence[i])],
