@@ -10,12 +10,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= wsiscore-out
 MINUTES ?= 60
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 
 .PHONY: demo test fuzz chaos lint pictures samples clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
-	$(BIN)/wsiscore score sample_slides/*.svs -o $(OUT)
+	$(BIN)/wsiscore score sample_slides/*.svs -o $(OUT) | cut -f 1-9
 	@echo "Reports: $(OUT)/index.html"
 
 test: $(VENV)/.dev

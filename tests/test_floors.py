@@ -12,7 +12,7 @@ PACKAGE = ROOT / "wsiscore"
 
 LAYERS = [
     ["errors"],
-    ["files", "regions", "stain", "threads"],
+    ["files", "messages", "regions", "stain", "threads"],
     ["slide"],
     ["roi", "tiles"],
     ["quality"],

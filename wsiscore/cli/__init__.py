@@ -14,8 +14,8 @@ from typing import Any
 import click
 
 from wsiscore import __version__
-from wsiscore.cli.command import show
 from wsiscore.errors import WsiscoreError
+from wsiscore.messages import show_messages
 
 __all__ = ["main"]
 
@@ -86,5 +86,4 @@ def main() -> None:
     Results go to standard output, one line a slide; messages and progress to standard error. "-" reads paths from
     standard input. Exit status 0: all done; 1: some slide failed; 2: wrong usage. For research use only.
     """
-    logging.basicConfig(format="wsiscore: %(message)s")
-    show(logging.WARNING)
+    show_messages(logging.WARNING)

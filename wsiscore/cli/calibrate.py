@@ -27,7 +27,7 @@ __all__ = ["calibrate"]
 @click.option("--model", metavar="NAME|FOLDER", help="Model that made PREDICTED; by default the default model.")
 @click.option(
     "-o",
-    "out",
+    "--out",
     metavar="FOLDER",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),

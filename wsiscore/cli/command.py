@@ -4,49 +4,62 @@ from __future__ import annotations
 
 import logging
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from wsiscore.cells.rules import rule_fields
+from wsiscore.messages import show_messages
 
-__all__ = ["CONFIG", "Command", "Group", "quiet", "show"]
+__all__ = ["CONFIG", "Command", "Group", "quiet"]
 
 CONFIG = "wsiscore.toml"
 """Name of the configuration file in the working directory."""
 _QUIET = "wsiscore.quiet"
+_RUN = (
+    *("csv", "save", "json_lines", "dry_run", "cluster", "shard", "threads", "force"),
+    *("quiet", "verbose", "config"),
+)
+_METAVARS: dict[type, str] = {click.IntRange: "N", click.FloatRange: "X"}
 
 _SECTIONS = {
     "Slides and regions": (
-        *("manifest", "null", "out", "roi", "roi_classes", "exclude_classes", "slide", "mpp", "shard"),
+        *("manifest", "null", "out", "roi", "roi_classes", "exclude_classes", "slide", "mpp"),
         *("tile_mpp", "margin_px", "min_coverage"),
     ),
     "Model": ("model", "tile_px", "device", "engine", "batch_size", "maps", "norm", "ome_tiff"),
     "Cells and index": ("cutoff", "count", *rule_fields(), "cells", "author"),
-    "Run": (
-        *("csv", "save", "json_lines", "dry_run", "cluster", "threads", "force"),
-        *("quiet", "verbose", "config"),
-    ),
 }
-"""Sections of the help, and the parameters in each; others are under "Options", before "Run"."""
+"""Sections of the help of commands that read slides, and the parameters in each; others are under "Options"."""
 
 
 class Command(click.Command):
-    """A command with the options of all commands, and help in sections."""
+    """A command with the options of all commands, and help in sections.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Parameters
+    ----------
+    sections
+        Titles of sections of its help with the parameters in each, instead of those of commands that read slides.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        own = {param.name for param in self.params}
+        self.sections = {**(sections or (_SECTIONS if "roi" in own else {})), "Options": (), "Run": _RUN}
         self.params.extend(_common())
+        for param in self.params:
+            if isinstance(param, click.Option) and param.metavar is None:
+                param.metavar = next((sign for kind, sign in _METAVARS.items() if isinstance(param.type, kind)), None)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, in sections if there are many."""
-        section = {name: title for title, names in _SECTIONS.items() for name in names}
-        listed: dict[str, list[tuple[str, str]]] = {title: [] for title in (*list(_SECTIONS)[:-1], "Options", "Run")}
+        """Write the options in sections."""
+        listed: dict[str, list[tuple[str, str]]] = {title: [] for title in self.sections}
+        titles = {name: title for title, names in reversed(self.sections.items()) for name in names}
         for param in self.get_params(ctx):
             if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
-                listed["Run" if "--help" in param.opts else section.get(param.name or "", "Options")].append(record)
+                listed["Run" if "--help" in param.opts else titles.get(param.name or "", "Options")].append(record)
         for title, records in listed.items():
             if records:
                 with formatter.section(title):
@@ -90,25 +103,17 @@ def _common() -> list[click.Option]:
 def _quiet(ctx: click.Context, _: click.Parameter, given: bool) -> None:
     if given:
         ctx.meta[_QUIET] = True
-        show(logging.ERROR)
+        show_messages(logging.ERROR)
 
 
 def _verbose(_: click.Context, __: click.Parameter, given: bool) -> None:
     if given:
-        show(logging.INFO)
+        show_messages(logging.INFO)
 
 
 def quiet() -> bool:
     """Return whether the command that runs was given -q."""
     return bool(click.get_current_context().meta.get(_QUIET))
-
-
-def show(level: int) -> None:
-    """Show messages from a level on; the records of the slides get warnings at any level."""
-    logging.getLogger("wsiscore").setLevel(min(level, logging.WARNING))
-    for handler in logging.getLogger().handlers:
-        if type(handler) is logging.StreamHandler:
-            handler.setLevel(level)
 
 
 def _configure(ctx: click.Context, param: click.Parameter, given: Path | None) -> None:

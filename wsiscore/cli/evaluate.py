@@ -20,7 +20,7 @@ __all__ = ["evaluate"]
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _out = click.option(
     "-o",
-    "out",
+    "--out",
     metavar="OUT",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for tables (CSV) and figures; by default nothing is written.",

@@ -202,7 +202,6 @@ of_model = _together(
     click.option(
         "--batch",
         "batch_size",
-        metavar="N",
         type=click.IntRange(min=1),
         help="Tiles a batch; by default as many as make 16 of 256 px.",
     ),
@@ -229,7 +228,6 @@ def _rule_option(name: str, about: Mapping[str, Any]) -> Callable[[Command], Com
     return click.option(
         rule_flag(name),
         name,
-        metavar="X",
         type=FiniteRange(about["least"], most, min_open=about["above"]),
         help=f"{about['text']}{unit}; by default the model's.",
     )

@@ -36,7 +36,6 @@ __all__ = ["score"]
 @options.of_model
 @click.option(
     "--cutoff",
-    metavar="X",
     type=options.FiniteRange(0, 100, min_open=True, max_open=True),
     default=CUTOFF,
     show_default=True,

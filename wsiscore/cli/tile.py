@@ -30,7 +30,6 @@ __all__ = ["tile"]
 @click.option(
     "--margin",
     "margin_px",
-    metavar="N",
     type=click.IntRange(0, 127),
     default=32,
     show_default=True,
@@ -38,7 +37,6 @@ __all__ = ["tile"]
 )
 @click.option(
     "--min-coverage",
-    metavar="X",
     type=options.FiniteRange(0, 1),
     default=0.0,
     show_default=True,

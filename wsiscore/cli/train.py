@@ -23,11 +23,26 @@ _COVERAGE = 0.5  # of the core of such a tile inside the regions
 _SMALL = {"width": 8, "downsamplings": 5}  # ends of the names of options that make a network small, for examples
 
 
+_SECTIONS = {
+    "Training": (
+        *("out", "settings", "steps", "batch", "seed", "start", "every", "crop_px", "workers", "threads", "device"),
+    ),
+    "Data and split": (
+        *("fields", "fields_seed", "appearances", "cache", "mpp", "unique", "cases", "order", "test_fraction"),
+        *("folds", "fold", "split_seed"),
+    ),
+    "Annotated pictures": (
+        *("truth", "unmarked", "recolour", "regions", "types", "rendered_fraction"),
+        *("masks", "mask_mpp", "mask_size_px"),
+    ),
+}
+
+
 _OPTIONS = (
     click.argument("inputs", metavar="[INPUT]...", nargs=-1),
     click.option(
         "-o",
-        "out",
+        "--out",
         metavar="OUT",
         required=True,
         type=click.Path(file_okay=False, path_type=Path),
@@ -220,7 +235,7 @@ def _command(name: str) -> click.Command:
     small = "".join(f" --set {key}={value}" for end, value in _SMALL.items() for key in config if key.endswith(end))
     given = "" if family(name).pairs else " slides/*.svs"
     example = f"Example: wsiscore train {name}{given} -o trial-{name}{small} --steps 2 --batch 1 --crop 64 --fields 1"
-    return click.command(name, cls=Command, help=_help(name), epilog=example)(run)
+    return click.command(name, cls=Command, sections=_SECTIONS, help=_help(name), epilog=example)(run)
 
 
 def _run(

@@ -23,7 +23,6 @@ __all__ = ["view"]
 )
 @click.option(
     "--port",
-    metavar="N",
     type=click.IntRange(0, 65535),
     default=0,
     show_default="a free one",

@@ -24,6 +24,7 @@ from wsiscore.pipeline.cost import Cost, measure_cost
 from wsiscore.pipeline.job import OUT
 from wsiscore.pipeline.options import ScoreOptions
 from wsiscore.pipeline.plan import Plan, cost_text, existing, plan_slide
+from wsiscore.threads import threads
 
 __all__ = ["Check", "cohort_checks", "machine_checks", "speed_checks"]
 
@@ -114,30 +115,12 @@ def cohort_checks(paths: Iterable[Path], options: ScoreOptions, cost: Cost) -> I
 
 
 def _cores() -> Check:
-    cores = len(os.sched_getaffinity(0))
-    allowed, threads = _cgroup_cores(), os.environ.get("OMP_NUM_THREADS")
-    found = f"{cores} cores"
-    found += f", {allowed:g} of them allowed by the control group" if allowed and allowed < cores else ""
-    found += f", OMP_NUM_THREADS={threads}" if threads else ""
-    if allowed and allowed < cores and not threads:
-        wanted = max(1, int(allowed))
-        return Check("processor", "note", found, f"set OMP_NUM_THREADS={wanted}, or threads wait for one another")
-    if threads and threads.isdecimal() and int(threads) > cores:
-        return Check("processor", "note", found, f"set OMP_NUM_THREADS={cores} or less")
+    cores, allowed, given = os.cpu_count() or 1, threads(), os.environ.get("OMP_NUM_THREADS", "")
+    found = f"{cores} cores" + (f", of which {allowed} may be used" if allowed < cores else "")
+    found += f", OMP_NUM_THREADS={given}" if given else ""
+    if given.isdecimal() and int(given) > allowed:
+        return Check("processor", "note", found, f"set OMP_NUM_THREADS={allowed} or less: threads wait for one another")
     return Check("processor", "ok", found)
-
-
-def _cgroup_cores() -> float | None:
-    """Return the processor time that the control group allows, in cores; None without a limit."""
-    with suppress(OSError, ValueError):
-        quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
-        return None if quota == "max" else int(quota) / int(period)
-    with suppress(OSError, ValueError):  # version 1
-        quota_us, period_us = (
-            int((_CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii")) for name in ("quota", "period")
-        )
-        return quota_us / period_us if quota_us > 0 else None
-    return None
 
 
 def _memory() -> Check:

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from wsiscore import __version__
 from wsiscore.errors import WsiscoreError
+from wsiscore.messages import show_messages, shown_level
 from wsiscore.threads import set_threads, threads
 
 __all__ = ["Dask", "Executor", "Processes", "Serial", "open_executor"]
@@ -98,7 +99,8 @@ class Processes:
         self._processes = None
 
     def _start(self, n: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), set_threads, (self.threads,))
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(n, context, _begin, (self.threads, shown_level()))
 
     def map(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], lost: Callable[[Job, Exception], Result]
@@ -256,6 +258,12 @@ class Dask:
                 return len(self._client.nthreads())
         self._gone = WsiscoreError(_NO_SCHEDULER)
         return 0
+
+
+def _begin(n_threads: int, level: int) -> None:
+    """Prepare a process: its threads, and messages as in the process that began it."""
+    set_threads(n_threads)
+    show_messages(level)
 
 
 def _hand_over(future: Future[Any], task: Any) -> None:
