@@ -22,6 +22,7 @@ from wsiscore.models.store import Model, default_model, load_model
 from wsiscore.roi.annotations import read_rois, roi_file_beside
 from wsiscore.roi.tissue import find_tissue
 from wsiscore.slide.slide import Slide
+from wsiscore.tile_pass import Clock
 from wsiscore.tiles import TileList
 
 
@@ -33,11 +34,11 @@ def network_alone(generator: Generator, tiles: np.ndarray, batch: int) -> float:
     return time.perf_counter() - start
 
 
-def end_to_end(slide: Slide, tiles: TileList, model: Model, batch: int, seconds: dict[str, float]) -> float:
+def end_to_end(slide: Slide, tiles: TileList, model: Model, batch: int, clock: Clock) -> float:
     """Return the seconds from the file to the finished mosaic."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        infer_tiles(slide, tiles, model, Path(folder) / "m.ome.zarr", batch_size=batch, seconds=seconds)
+        infer_tiles(slide, tiles, model, Path(folder) / "m.ome.zarr", batch_size=batch, clock=clock)
         return time.perf_counter() - start
 
 
@@ -61,17 +62,17 @@ def main() -> None:
     if isinstance(fitted, SlideAdaptive):
         fitted = fitted.for_slide(pixels[:16])
     network_alone(fitted, pixels, given.batch)
-    alone, whole, seconds = [], [], {}
+    alone, whole, clock = [], [], Clock()
     for _ in range(given.rounds):
         alone.append(network_alone(fitted, pixels, given.batch))
-        whole.append(end_to_end(slide, tiles, model, given.batch, seconds))
+        whole.append(end_to_end(slide, tiles, model, given.batch, clock))
     n, middle = len(pixels), statistics.median
     ratios = sorted(a / b for a, b in zip(alone, whole, strict=True))
     print(f"{n} tiles of {given.size} px, batches of {given.batch}, model {given.model}, {given.rounds} rounds")
     print(f"network alone  {n / middle(alone):7.1f} tiles/s")
     print(f"end to end     {n / middle(whole):7.1f} tiles/s")
     print(f"ratio          {middle(ratios):7.2f} (from {ratios[0]:.2f} to {ratios[-1]:.2f}); 1 is no overhead")
-    for name, total in seconds.items():
+    for name, total in clock.seconds.items():
         print(f"  {name:<18} {100 * total / sum(whole):5.1f} % of end to end")
 
 

@@ -73,7 +73,7 @@ class GeneratorContract:
         assert spec.family == name
         assert 0.1 <= spec.mpp <= 2
         assert any(size % spec.multiple_px == 0 for size in TILE_SIZES)
-        assert spec.dtype == ("uint8" if spec.output == "image" else "float16")
+        assert spec.dtype == "uint8"
 
     def test_the_config_is_frozen_and_json_ready(self, own):
         config = own.config()

@@ -103,9 +103,8 @@ class Darkness:
 
     def __init__(self, *, tile_px: int = 64, margin_px: int = 8, mpp: float = 0.5, image: bool = False) -> None:
         channels = ("red", "green", "blue") if image else ("center", "positive", "negative")
-        dtype = "uint8" if image else "float16"
         rules = None if image else CenterRules()
-        self.spec = GeneratorSpec("darkness", channels, mpp, tile_px, margin_px, 8, dtype, rules)
+        self.spec = GeneratorSpec("darkness", channels, mpp, tile_px, margin_px, 8, rules=rules)
         self.device = "cpu"
         self.calls = 0
 

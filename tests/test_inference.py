@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from making import Darkness, as_model, whole, write_png
 
 from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, SlideError
-from wsiscore.inference import DAB_CHANNEL, infer, infer_tiles
+from wsiscore.inference import infer, infer_tiles
+from wsiscore.map_codes import DAB_CHANNEL
 from wsiscore.models.card import Weights
 from wsiscore.mosaic import Mosaic
 from wsiscore.ome_zarr import TileState
@@ -51,7 +52,7 @@ def test_the_seams_do_not_show(slide: Slide, tmp_path: Path, tile_px: int, margi
     path = tmp_path / f"{tile_px}-{margin_px}.ome.zarr"
     mosaic = infer(slide, everything(slide), as_model(Darkness(tile_px=tile_px, margin_px=margin_px)), path)
     expected = 1 - slide.read(mosaic.grid.region).transpose(2, 0, 1).astype(np.float32) / 255
-    assert mosaic.read(0, 0, 210, 150)[:3] == pytest.approx(expected, abs=1e-3)
+    assert mosaic.read(0, 0, 210, 150)[:3] == pytest.approx(expected, abs=0.501 / 255)
 
 
 def test_a_picture_comes_out_as_it_went_in(slide: Slide, tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_the_density_of_dab_is_that_of_the_image_in_one_piece(slide: Slide, tmp_
     wanted = dab_od_map(whole, Stain.from_json(mosaic.about["stain"]), 0.5)[8:-8, 8:-8]
     assert wanted.max() > 0.1
     found = mosaic.read(0, 0, slide.width_px, slide.height_px, [DAB_CHANNEL])[0, 8:-8, 8:-8]
-    assert found == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+    assert found + 0.1 == pytest.approx(wanted + 0.1, rel=0.0076)  # half a step of its codes
 
 
 def test_only_tiles_that_touch_a_roi_are_read(slide: Slide, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def mosaic(tmp_path: Path) -> Path:
     pixels[:, 96:] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
     with Slide(tmp_path / "a.png", mpp=0.5) as slide, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsiscore.ome_zarr._SHARD_PX", 96)
-        patch.setattr("wsiscore.ome_zarr._SMALLEST_LEVEL_PX", 60)
+        patch.setattr("wsiscore.pyramid._SHARD_PX", 96)
+        patch.setattr("wsiscore.pyramid._SMALLEST_LEVEL_PX", 60)
         infer(slide, whole(100, 75), as_model(Darkness(tile_px=64, margin_px=8, image=True)), tmp_path / "v.ome.zarr")
     return tmp_path / "v.ome.zarr"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, ResolutionError, SlideError
 from wsiscore.files import locked, writing
+from wsiscore.map_codes import DAB_CHANNEL
 from wsiscore.models.contract import Generator, GeneratorSpec, SlideAdaptive
 from wsiscore.models.store import Model
 from wsiscore.mosaic import Mosaic
@@ -22,12 +23,10 @@ from wsiscore.stain import Stain, pink_fraction
 from wsiscore.tile_pass import Clock, TilePass
 from wsiscore.tiles import TileList, sample_windows
 
-__all__ = ["ARITHMETIC", "DAB_CHANNEL", "infer", "infer_part", "infer_tiles", "open_mosaic"]
+__all__ = ["ARITHMETIC", "infer", "infer_part", "infer_tiles", "open_mosaic"]
 
-ARITHMETIC = 3
+ARITHMETIC = 4
 """Version of the computation from pixels to maps; a change of it makes every mosaic stale."""
-DAB_CHANNEL = "dab_od"
-"""Map that every mosaic of cells carries besides the generator's: DAB optical density around each pixel."""
 
 _log = logging.getLogger("wsiscore")
 
@@ -91,7 +90,7 @@ def infer_tiles(
     *,
     batch_size: int | None = None,
     progress: bool = False,
-    seconds: dict[str, float] | None = None,
+    clock: Clock | None = None,
 ) -> Mosaic:
     """Run a model over listed tiles; the caller holds the lock of the folder that `path` is in.
 
@@ -105,8 +104,8 @@ def infer_tiles(
         The grid and the tiles, at the model's mpp.
     batch_size
         Tiles a batch; by default as many as make 16 tiles of 256 px.
-    seconds
-        Filled with where the time went: ``network``, and the waits for reading and writing.
+    clock
+        Filled with where the time went.
 
     Raises
     ------
@@ -117,7 +116,7 @@ def infer_tiles(
     ResolutionError
         If the slide's pixels are more than twice as wide as the model's.
     """
-    clock = Clock({} if seconds is None else seconds)
+    clock = clock or Clock()
     batch_size = batch_size or _default_batch(tiles)
     mosaic, generator = open_mosaic(slide, tiles, model, path, batch_size=batch_size, clock=clock)
     try:
@@ -162,7 +161,7 @@ def infer_part(slide: Slide, model: Model, path: Path, part: Sequence[int], *, b
     batch_size = batch_size or _default_batch(begun.tiles)
     mosaic = Mosaic.join(path, *_wanted(slide, model, batch_size, sha256))
     with writing(path):
-        TilePass(slide, _fitted(model.generator, mosaic), mosaic, Clock({}), part).fill(batch_size, progress=False)
+        TilePass(slide, _fitted(model.generator, mosaic), mosaic, Clock(), part).fill(batch_size, progress=False)
 
 
 def open_mosaic(
@@ -180,7 +179,7 @@ def open_mosaic(
     are those of `infer_tiles`; `clock` gets the time of the sample.
     """
     _refuse_unfit(slide, tiles, model.spec)
-    clock, spec, generator = clock or Clock({}), model.spec, model.generator
+    clock, spec, generator = clock or Clock(), model.spec, model.generator
     channels, identity, about = _wanted(slide, model, batch_size or _default_batch(tiles), slide.sha256)
     mosaic = Mosaic.resume(path, tiles, channels, identity, about)
     if mosaic is not None:

@@ -1,14 +1,16 @@
 """The maps of one slide as one OME-Zarr 0.5 image.
 
-On disk it is a Zarr 3 group: ``0`` holds the maps at full size as (channel, y, x), ``1``, ``2``, … the pyramid for
-viewers, ``done`` one byte a tile: 0 to do, 1 written, 2 not readable, and of a mosaic of cells ``quality`` the measures
-of each tile as (row, col, measure). A tile's core is a chunk; a square of tiles is a shard, one file that is written in
-one step; its states and its measures are files of their own, so that several processes may each write other shards.
-Chunks carry a CRC-32C checksum. A missing shard of a written tile is an error, like a wrong checksum.
+On disk it is a Zarr 3 group: ``0`` holds the maps at full size as (channel, y, x), those of cells as the codes of
+`wsiscore.map_codes`; ``1``, ``2``, … are the pyramid for viewers, ``done`` is one byte a tile: 0 to do, 1 written, 2
+not readable, and of a mosaic of cells ``quality`` holds the measures of each tile as (row, col, measure). A tile's core
+is a chunk; a square of tiles is a shard, one file that is written in one step; its levels, states and measures are
+files of their own, so that several processes may each write other shards. Chunks carry a CRC-32C checksum. A missing
+shard of a written tile is an error, like a wrong checksum.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,27 +24,27 @@ import zarr
 
 from wsiscore.errors import DamagedMosaicError, MosaicError
 from wsiscore.files import writing
+from wsiscore.map_codes import decode
 from wsiscore.ome_zarr import (
     Identity,
     Shard,
     TileState,
     lay_out,
-    levels,
     metadata,
     refuse_other,
-    shard_region,
-    shard_tiles,
-    shards_of,
-    write_levels,
 )
 from wsiscore.quality.stored import QUALITY, TileMeasures
 from wsiscore.regions import Region
+from wsiscore.shards import Place, Shards, array_of
 from wsiscore.tiles import TileGrid, TileList
 
 __all__ = ["Mosaic"]
 
-_FORMAT = "wsiscore-mosaic-2"
-_FORMATS_READ = ("wsiscore-mosaic-1", _FORMAT)  # the first had one file a chunk, and no checksums
+_log = logging.getLogger("wsiscore")
+
+_FORMAT = "wsiscore-mosaic-3"
+_FORMATS_READ = ("wsiscore-mosaic-1", "wsiscore-mosaic-2", _FORMAT)
+# The first had one file a chunk, and no checksums; the second maps of cells in float16.
 _OWN_NAMES = {"zarr.json", "done", QUALITY, *map(str, range(32))}
 
 Array = npt.NDArray[np.generic]
@@ -76,9 +78,10 @@ class Mosaic:
             self.about: dict[str, Any] = about
             self.tiles = TileList.from_json(about["tiles"], str(path))
             self.channels: tuple[str, ...] = tuple(about["channels"])
-            self._level_0 = self._array("0")
-            self._done = self._array("done")
-            self._quality = TileMeasures(self._array(QUALITY)) if about.get("measures") else None
+            self._shards = Shards(self.path, self._group, self.tiles.grid)
+            self._done = array_of(self._group, "done")
+            self._coded = self._shards.dtype == np.uint8 and about["output"] != "image"
+            self._quality = TileMeasures(array_of(self._group, QUALITY)) if about.get("measures") else None
         except MosaicError:
             raise
         except (OSError, KeyError, TypeError, ValueError) as error:
@@ -143,7 +146,7 @@ class Mosaic:
 
         One of other regions on the same grid keeps its finished tiles and lists the new ones too; a finished one that
         holds more maps than wanted will do. What a killed process left of a layout is removed, and so is an unfinished
-        or partly unreadable mosaic of another file at the slide's path.
+        or partly unreadable mosaic of another file at the slide's path, or one of which `drop_maps` removed the maps.
 
         Parameters
         ----------
@@ -164,6 +167,10 @@ class Mosaic:
                 shutil.rmtree(path)
                 return None
             refuse_other(found.path, found.about, meta, complete=found.complete)
+            if not found.has_maps:
+                _log.warning("%s holds no maps, since --keep cells removed them; they are computed again", path)
+                shutil.rmtree(path)
+                return None
             for part in path.rglob("*.partial"):  # what a killed process was writing
                 part.unlink(missing_ok=True)
             if found.about["tiles"] != meta["tiles"]:  # the slide was moved, or has other regions
@@ -175,8 +182,6 @@ class Mosaic:
         """Open a mosaic of which other processes write other shards; MosaicError if it was started in another way."""
         found = cls(path, writable=True)
         refuse_other(path, found.about, metadata(_FORMAT, found.tiles, channels, identity, about), complete=False)
-        if found._done.chunks[0] != shard_tiles(found.grid):
-            raise MosaicError(f"{path} is of an earlier version; finish it without --cluster")
         return found
 
     @classmethod
@@ -226,21 +231,14 @@ class Mosaic:
 
     def shards(self) -> list[Shard]:
         """Return the shards that hold listed tiles, row by row."""
-        return shards_of(self.tiles)
-
-    def _shard_file(self, row: int, col: int) -> Path:
-        return self.path.joinpath("0", "c", "0", str(row), str(col))
+        return self._shards.of(self.tiles.tiles)
 
     def empty_shard(self, shard: Shard) -> Array:
         """Return what a shard holds before anything is written: (C, h, w) of zeros, or white in a picture."""
-        shape = (len(self.channels), shard.region.height, shard.region.width)
-        return np.full(shape, self._level_0.fill_value, self._level_0.dtype)
+        return self._shards.empty(shard)
 
     def measures_of(self, shard: Shard, *, empty: bool = False) -> npt.NDArray[np.float32] | None:
-        """Return the measures of a shard's tiles as far as they are written, (rows, cols, measures).
-
-        They are nan where nothing is written, everywhere if `empty`, and None if the mosaic has none.
-        """
+        """Return the measures of a shard's tiles, (rows, cols, measures): nan where none is written, all if `empty`."""
         return self._quality.of(shard.place(self._quality.side), empty=empty) if self._quality else None
 
     def measures(self) -> npt.NDArray[np.float32] | None:
@@ -264,32 +262,29 @@ class Mosaic:
         return values
 
     def write_shard(self, shard: Shard, maps: Array, measures: npt.NDArray[np.float32] | None = None) -> None:
-        """Write all of a shard in one step.
+        """Write all of a shard, its file of the maps last and in one step.
 
         Parameters
         ----------
         shard
             One of `shards`.
         maps
-            (C, h, w) of the mosaic's dtype, of the size of the shard's region.
+            (C, h, w) as `stored` gives them, of the size of the shard's region.
         measures
             Of its tiles, as `measures_of`; written before the maps.
         """
         if self._quality is not None and measures is not None:
             self._quality.write(shard.place(self._quality.side), measures)
-        at = shard.region
-        self._shard_file(*shard.place(shard_tiles(self.grid))).unlink(
-            missing_ok=True
-        )  # Zarr reads one at the edge first
-        target = self._level_0.with_config({"write_empty_chunks": True})
-        target[:, at.y : at.y + at.height, at.x : at.x + at.width] = maps
+        self._shards.write(shard, maps)
 
     def mark(self, states: npt.NDArray[np.uint8], shard: Shard | None = None) -> None:
         """Record from (rows, cols) states those of a shard, after `write_shard`, or of all; from one thread."""
-        n = shard_tiles(self.grid)
-        row, col = shard.place(n) if shard else (0, 0)
-        own = np.s_[row * n : (row + 1) * n, col * n : (col + 1) * n] if shard else np.s_[:, :]
+        own = self._tiles_of(shard.place(self._shards.tiles)) if shard else np.s_[:, :]
         self._done[own] = states[own]
+
+    def _tiles_of(self, place: Place) -> tuple[slice, slice]:
+        n = self._shards.tiles
+        return np.s_[place[0] * n : (place[0] + 1) * n, place[1] * n : (place[1] + 1) * n]
 
     def reset(self, tiles: Sequence[tuple[int, int]]) -> None:
         """Mark tiles, (row, col), as to do again; the mosaic must be writable."""
@@ -304,8 +299,21 @@ class Mosaic:
         """Whether all tiles and the pyramid are written."""
         return bool(self._group.attrs.get("complete", False))
 
+    @property
+    def has_maps(self) -> bool:
+        """Whether the maps are there: `drop_maps` removes them."""
+        return bool(self._group.attrs.get("has_maps", True))
+
+    def drop_maps(self) -> None:
+        """Delete the maps, but not the list of tiles, their states and measures; OutputError if that cannot be."""
+        with writing(self.path):
+            group = zarr.open_group(self.path, mode="r+", zarr_format=3)
+            group.attrs["has_maps"] = False
+            for level in self.path.glob("[0-9]*/c"):
+                shutil.rmtree(level)
+
     def read(self, x: int, y: int, width: int, height: int, channels: Sequence[str] | None = None) -> Array:
-        """Read a rectangle, in pixels of the grid's mpp.
+        """Read the values of the maps in a rectangle, in pixels of the grid's mpp.
 
         Parameters
         ----------
@@ -316,52 +324,46 @@ class Mosaic:
 
         Returns
         -------
-        (C, h, w) of the mosaic's dtype; 0, or white in a picture, where nothing was written.
+        (C, h, w), uint8 of a picture and float32 or float16 of maps of cells; 0, or white in a picture, where nothing
+        was written.
 
         Raises
         ------
         DamagedMosaicError
             If a chunk of a written tile is missing or has the wrong checksum.
         """
+        names = self.channels if channels is None else channels
+        maps = self.stored(x, y, width, height)
+        if channels is not None:
+            maps = maps[[self.channels.index(name) for name in names]]
+        return self.values(maps, names)
+
+    def values(self, stored: Array, channels: Sequence[str]) -> Array:
+        """Return the values of maps, (C, ...), that are stored; `channels` are their names."""
+        return decode(cast(Any, stored), channels) if self._coded else stored
+
+    def stored(self, x: int, y: int, width: int, height: int) -> Array:
+        """Read all maps as they are stored, otherwise as `read`."""
         x0, y0, x1, y1 = max(x, 0), max(y, 0), max(x + width, 0), max(y + height, 0)
-        self._refuse_missing(x0, y0, min(x1, self.grid.width_px), min(y1, self.grid.height_px))
+        if not self.has_maps:
+            raise MosaicError(f"{self.path} holds no maps, since --keep cells removed them; score the slide itself")
+        within = x0, y0, min(x1, self.grid.width_px), min(y1, self.grid.height_px)
+        self._refuse_missing(*within)
         try:
-            maps = np.asarray(self._level_0[:, y0:y1, x0:x1])
+            return self._shards.read(x0, y0, x1, y1)
         except Exception as error:
-            broken = [place for place in self._shards_of(x0, y0, x1, y1) if self._is_broken(place)]
-            raise self._damaged(broken, str(error)) from error
-        return maps if channels is None else maps[[self.channels.index(name) for name in channels]]
+            raise self._damaged(self._shards.broken(self._shards.touched(*within)), str(error)) from error
 
     def _refuse_missing(self, x0: int, y0: int, x1: int, y1: int) -> None:
-        if self.about["format"] != _FORMAT or x0 >= x1 or y0 >= y1:
+        if self.about["format"] == _FORMATS_READ[0] or x0 >= x1 or y0 >= y1:
             return
-        n = shard_tiles(self.grid)
-        for row, col in self._shards_of(x0, y0, x1, y1):
-            own = np.s_[row * n : (row + 1) * n, col * n : (col + 1) * n]
-            if not self._shard_file(row, col).is_file() and (self.states(own) == TileState.WRITTEN).any():
-                raise self._damaged([(row, col)], "the file is missing")
+        for place in self._shards.touched(x0, y0, x1, y1):
+            if not self._shards.there(place) and (self.states(self._tiles_of(place)) == TileState.WRITTEN).any():
+                raise self._damaged([place], "the file is missing")
 
-    def _shards_of(self, x0: int, y0: int, x1: int, y1: int) -> list[tuple[int, int]]:
-        """Return the (row, col) of the shards that a rectangle meets."""
-        side = shard_tiles(self.grid) * self.grid.core_px
-        rows, cols = (range(start // side, (stop - 1) // side + 1) for start, stop in ((y0, y1), (x0, x1)))
-        return [(row, col) for row in rows for col in cols]
-
-    def _is_broken(self, place: tuple[int, int]) -> bool:
-        at = shard_region(self.grid, *place)
-        try:
-            _ = self._level_0[:, at.y : at.y + at.height, at.x : at.x + at.width]
-        except Exception:  # noqa: BLE001 - as in `read`
-            return True
-        return False
-
-    def _damaged(
-        self, shards: Sequence[tuple[int, int]], why: str, before: str = "0/c/0", after: str = ""
-    ) -> DamagedMosaicError:
-        n, states = shard_tiles(self.grid), self.states()
-        inside = [
-            (row, col) for row, col in self.tiles.tiles if (row // n, col // n) in set(shards) and states[row, col]
-        ]
+    def _damaged(self, shards: Sequence[Place], why: str, before: str = "0/c/0", after: str = "") -> DamagedMosaicError:
+        n, states, places = self._shards.tiles, self.states(), set(shards)
+        inside = [(row, col) for row, col in self.tiles.tiles if (row // n, col // n) in places and states[row, col]]
         names = ", ".join(f"{before}/{row}/{col}{after}" for row, col in shards)
         text = f"{self.path} is damaged at {names} ({why}); score the slide itself, which computes it again"
         return DamagedMosaicError(text, inside)
@@ -384,15 +386,9 @@ class Mosaic:
         return shapely.union_all(cores) if cores else None
 
     def finish(self) -> None:
-        """Average the written shards into the levels for viewers, touching only those, and call it complete."""
-        n = shard_tiles(self.grid)
-        held = {(row // n, col // n) for row, col in np.argwhere(self.states() == TileState.WRITTEN).tolist()}
-        arrays = [self._array(str(level)) for level in range(1, len(levels(self.grid)))]
-        write_levels(arrays, held, n * self.grid.core_px, lambda x, y, side: self.read(x, y, side, side))
+        """Average the coarser levels for viewers, touching only what was written, and call the mosaic complete."""
+        n = self._shards.tiles
+        self._shards.finish(
+            {(row // n, col // n) for row, col in np.argwhere(self.states() == TileState.WRITTEN).tolist()}
+        )
         self._group.attrs["complete"] = True
-
-    def _array(self, name: str) -> zarr.Array[Any]:
-        array = self._group[name]
-        if not isinstance(array, zarr.Array):
-            raise MosaicError(f"{self.path}/{name} is a {type(array).__name__}, wanted an array; infer again")
-        return array

@@ -1,45 +1,34 @@
-"""How a mosaic is stored: levels, shards, the OME-Zarr 0.5 metadata, and the identity that decides its values."""
+"""How a mosaic is stored: its arrays, the OME-Zarr 0.5 metadata, and the identity that decides its values."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import cv2
-import numpy as np
-import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from wsiscore.errors import MosaicError
+from wsiscore.pyramid import chunk_px, levels, shard_px, shard_tiles
 from wsiscore.quality.stored import TileMeasures
 from wsiscore.regions import Region
-from wsiscore.tiles import TileGrid, TileList
+from wsiscore.tiles import TileList
 
 __all__ = [
     "Identity",
     "Shard",
     "TileState",
     "lay_out",
-    "levels",
     "metadata",
     "refuse_other",
-    "shard_region",
-    "shard_tiles",
-    "shards_of",
-    "write_levels",
 ]
 
-_SMALLEST_LEVEL_PX = 512  # the pyramid ends when a level fits in this
-_SHARD_PX = 1792  # about the side of a shard
 _COLORS = {"positive": "FF4040", "negative": "4080FF", "red": "FF0000", "green": "00FF00", "blue": "0000FF"}
 """Of a map in viewers, by the last word of its name."""
-
-Array = npt.NDArray[np.generic]
 
 
 class TileState(IntEnum):
@@ -70,35 +59,6 @@ class Shard(NamedTuple):
         return row // side, col // side
 
 
-def shard_tiles(grid: TileGrid) -> int:
-    """Return how many tiles are side by side in a shard."""
-    return max(1, round(_SHARD_PX / grid.core_px))
-
-
-def shard_region(grid: TileGrid, row: int, col: int) -> Region:
-    """Return where a shard lies, cut at the slide's edge."""
-    side = shard_tiles(grid) * grid.core_px
-    x, y = col * side, row * side
-    return Region(x, y, min(side, grid.width_px - x), min(side, grid.height_px - y), grid.mpp)
-
-
-def shards_of(tiles: TileList) -> list[Shard]:
-    """Return the shards that hold listed tiles, row by row."""
-    side = shard_tiles(tiles.grid)
-    squares: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for row, col in tiles.tiles:
-        squares.setdefault((row // side, col // side), []).append((row, col))
-    return [Shard(shard_region(tiles.grid, *place), tuple(squares[place])) for place in sorted(squares)]
-
-
-def levels(grid: TileGrid) -> list[tuple[int, int]]:
-    """Return (height, width) of each level; each is half the one before, rounded up."""
-    levels = [(grid.height_px, grid.width_px)]
-    while max(levels[-1]) > _SMALLEST_LEVEL_PX:
-        levels.append((-(-levels[-1][0] // 2), -(-levels[-1][1] // 2)))
-    return levels
-
-
 def lay_out(
     path: Path, tiles: TileList, channels: Sequence[str], dtype: str, meta: Mapping[str, Any], *, measured: bool = False
 ) -> None:
@@ -116,16 +76,17 @@ def lay_out(
         Whether to add the array of measures of quality.
     """
     grid, names = tiles.grid, [str(level) for level in range(len(levels(tiles.grid)))]
+    picture = meta.get("output") == "image"
     group = zarr.open_group(path, mode="w", zarr_format=3)
-    side = shard_tiles(grid) * grid.core_px
-    for name, (height, width) in zip(names, levels(grid), strict=True):
+    for level, (name, (height, width)) in enumerate(zip(names, levels(grid), strict=True)):
+        chunk, shard = chunk_px(grid, level), shard_px(grid, level)
         group.create_array(
             name,
             shape=(len(channels), height, width),
-            chunks=(len(channels), grid.core_px, grid.core_px),
-            shards=(len(channels), side, side),
+            chunks=(len(channels), chunk, chunk),
+            shards=(len(channels), shard, shard),
             dtype=dtype,
-            fill_value=255 if dtype == "uint8" else 0,  # a picture is white where nothing was read
+            fill_value=255 if picture else 0,  # a picture is white where nothing was read
             compressors=[ZstdCodec(level=1), Crc32cCodec()],
             dimension_names=("c", "y", "x"),
             chunk_key_encoding={"name": "default", "separator": "/"},
@@ -169,47 +130,6 @@ def _ome(tiles: TileList, channels: Sequence[str], dtype: str, names: Sequence[s
             ]
         },
     )
-
-
-def write_levels(
-    arrays: Sequence[zarr.Array[Any]],
-    shards: Collection[tuple[int, int]],
-    side: int,
-    read: Callable[[int, int, int], Array],
-) -> None:
-    """Write the levels above the first, each the mean of 2 × 2 pixels of the one below.
-
-    Parameters
-    ----------
-    arrays
-        Of the levels, finest first, without the first.
-    shards
-        (row, col) of the shards of the first level that are written; others are not touched.
-    side
-        Of a shard, in pixels of any level.
-    read
-        ``read(x, y, side)`` returns a square of the first level, cut at its edge.
-    """
-    for array in arrays:
-        target = array.with_config({"write_empty_chunks": True})
-        shards = {(row // 2, col // 2) for row, col in shards}
-        for row, col in sorted(shards):
-            y, x = row * side, col * side
-            target[:, y : y + side, x : x + side] = _downsampled(read(2 * x, 2 * y, 2 * side))
-        read = _reader(array)
-
-
-def _reader(array: zarr.Array[Any]) -> Callable[[int, int, int], Array]:
-    return lambda x, y, side: np.asarray(array[:, y : y + side, x : x + side])
-
-
-def _downsampled(block: Array) -> Array:
-    """Average 2 × 2 pixels of (C, H, W); an odd last row or column is averaged with itself."""
-    _, height, width = block.shape
-    whole = np.pad(block, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge").astype(np.float32)
-    size = (whole.shape[2] // 2, whole.shape[1] // 2)
-    mean = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in whole])
-    return np.rint(mean).astype(np.uint8) if block.dtype == np.uint8 else mean.astype(block.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from wsiscore.errors import ModelError, SlideError
+from wsiscore.map_codes import encode
 from wsiscore.models.contract import Generator
 from wsiscore.mosaic import Mosaic
 from wsiscore.ome_zarr import Shard, TileState
@@ -31,19 +32,32 @@ from wsiscore.tiles import Tile
 __all__ = ["Clock", "TilePass"]
 
 _BATCHES_AHEAD = 2  # read before they are asked for
+_CALLS = 2  # batches that the generator has at once
 _SHARDS_AHEAD = 2  # written while the next is computed
 _MAX_UNREADABLE = 0.05  # fraction of tiles past which a slide is called damaged
 
 Maps = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
+Batch = tuple[Shard, list[Tile], bool]
+"""The shard, some of its tiles, and whether they are the last of it."""
 Result = TypeVar("Result")
 
 
 class Clock:
-    """Adds up seconds under names."""
+    """Adds up where the time of a pass went.
 
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
+    Attributes
+    ----------
+    seconds
+        Name -> seconds by the clock: ``network``, ``wait_for_reading`` and ``wait_for_writing`` are waits of one thread
+        for each, so that they add up to the whole.
+    tiles
+        Tiles that were computed.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.tiles = 0
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -101,6 +115,7 @@ class TilePass:
         n_tiles, workers = len(self.places), max(2, min(8, threads()))
         with (
             ThreadPoolExecutor(workers, "wsiscore-tile") as pool,
+            ThreadPoolExecutor(self._calls(), "wsiscore-network") as network,
             tqdm(
                 total=n_tiles,
                 initial=n_tiles - sum(self._to_do(place) for place in self.places),
@@ -111,9 +126,10 @@ class TilePass:
             ) as bar,
         ):
             try:
-                self._compute(work, pool, bar.update)
+                self._compute(work, pool, network, bar.update)
             except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
+                for each in (network, pool):
+                    each.shutdown(wait=True, cancel_futures=True)
                 raise
         self._refuse_damaged()
         return bool(work)
@@ -138,25 +154,27 @@ class TilePass:
         """Try the tiles again that could not be read, and return those that can be."""
         return {place for place in self.retried if self._read(self.mosaic.grid.tile(*place)) is not None}
 
+    def _calls(self) -> int:
+        """Return how many batches the generator has at once: while one is copied or awaited, the next is computed."""
+        return 1 if self.generator.device == "mps" else _CALLS
+
     def _compute(
-        self, work: Sequence[tuple[Shard, list[list[Tile]]]], pool: ThreadPoolExecutor, advance: Callable[[int], Any]
+        self,
+        work: Sequence[tuple[Shard, list[list[Tile]]]],
+        pool: ThreadPoolExecutor,
+        network: ThreadPoolExecutor,
+        advance: Callable[[int], Any],
     ) -> None:
         batches = [(shard, batch, batch is all_of[-1]) for shard, all_of in work for batch in all_of]
         writes: deque[tuple[Shard, list[Tile], Future[None]]] = deque()
         held, kept, done = None, deque[Future[None]](), list[Tile]()
-        for (shard, tiles, last), pixels in self._read_ahead(batches, pool):
+        for (shard, tiles, last), pixels, maps in self._infer_ahead(batches, pool, network):
             if held is None:
                 held = self._begin(shard)
-            with self.clock("network"):
-                maps = self.generator(np.stack(pixels).transpose(0, 3, 1, 2))
-            if not math.isfinite(float(maps.sum())):
-                raise ModelError(
-                    f"{self.generator.spec.family} gives maps that are not finite numbers on {self.slide.path}; "
-                    "its weights are broken or do not fit it, import or train the model again"
-                )
             for tile, rgb, map_ in zip(tiles, pixels, maps, strict=True):
                 kept.append(_submit(pool, self._keep, tile, rgb, map_, shard, held))
             done += tiles
+            self.clock.tiles += len(tiles)
             advance(len(tiles))
             if last:
                 with self.clock("wait_for_writing"):
@@ -175,13 +193,36 @@ class TilePass:
         """Return a shard as far as it is written."""
         if any(self.recorded[place] == TileState.WRITTEN for place in shard.tiles):
             at = shard.region
-            return _Held(self.mosaic.read(at.x, at.y, at.width, at.height), self.mosaic.measures_of(shard))
+            return _Held(self.mosaic.stored(at.x, at.y, at.width, at.height), self.mosaic.measures_of(shard))
         return _Held(self.mosaic.empty_shard(shard), self.mosaic.measures_of(shard, empty=True))
 
-    def _read_ahead(
-        self, batches: Sequence[tuple[Shard, list[Tile], bool]], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[tuple[Shard, list[Tile], bool], list[Pixels]]]:
-        reads: deque[tuple[tuple[Shard, list[Tile], bool], list[Future[Pixels | None]]]] = deque()
+    def _infer_ahead(
+        self, batches: Sequence[Batch], pool: ThreadPoolExecutor, network: ThreadPoolExecutor
+    ) -> Iterator[tuple[Batch, list[Pixels], Maps]]:
+        """Yield each batch with its pixels and maps; those after it are already with the generator."""
+        asked: deque[tuple[Batch, list[Pixels], Future[Maps]]] = deque()
+        for batch, pixels in self._read_ahead(batches, pool):
+            asked.append((batch, pixels, _submit(network, self._infer, pixels)))
+            if len(asked) > self._calls():
+                yield self._await(*asked.popleft())
+        while asked:
+            yield self._await(*asked.popleft())
+
+    def _await(self, batch: Batch, pixels: list[Pixels], maps: Future[Maps]) -> tuple[Batch, list[Pixels], Maps]:
+        with self.clock("network"):
+            return batch, pixels, maps.result()
+
+    def _infer(self, pixels: list[Pixels]) -> Maps:
+        maps = self.generator(np.stack(pixels).transpose(0, 3, 1, 2))
+        if not math.isfinite(float(maps.sum())):
+            raise ModelError(
+                f"{self.generator.spec.family} gives maps that are not finite numbers on {self.slide.path}; "
+                "its weights are broken or do not fit it, import or train the model again"
+            )
+        return maps
+
+    def _read_ahead(self, batches: Sequence[Batch], pool: ThreadPoolExecutor) -> Iterator[tuple[Batch, list[Pixels]]]:
+        reads: deque[tuple[Batch, list[Future[Pixels | None]]]] = deque()
         waiting, side = iter(batches), self.mosaic.grid.tile_px
         while True:
             while len(reads) <= _BATCHES_AHEAD and (batch := next(waiting, None)) is not None:
@@ -217,8 +258,9 @@ class TilePass:
             first_row, first_col = (at // self.mosaic.grid.core_px for at in (shard.region.y, shard.region.x))
             values = measure(np.ascontiguousarray(rgb[kept]), self.stain, self.mosaic.grid.mpp)
             held.measures[tile.row - first_row, tile.col - first_col] = values
-        target[:-1] = maps[:, *kept]
-        target[-1] = dab_od_map(rgb, self.stain, self.mosaic.grid.mpp)[kept]
+        cores = [*maps[:, *kept], dab_od_map(rgb, self.stain, self.mosaic.grid.mpp)[kept]]
+        for channel, own, at in zip(self.mosaic.channels, cores, target, strict=True):
+            at[:] = encode(own, channel) if target.dtype == np.uint8 else own
 
     def _settle(self, shard: Shard, tiles: list[Tile], write: Future[None]) -> None:
         """Wait until a shard is written, and record the states of the tiles in it."""

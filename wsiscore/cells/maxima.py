@@ -88,11 +88,11 @@ def _block_maxima(mosaic: Mosaic, block: Region, radius_px: int, sigma_px: float
     pad_x, pad_y = min(block.x, margin), min(block.y, margin)
     width, height = block.width + 2 * margin, block.height + 2 * margin
     held = [name for name in _SUMS if name in mosaic.channels]
-    maps = mosaic.read(block.x - margin, block.y - margin, width, height, held).astype(np.float32)
-    if len(held) < len(_SUMS):  # the map of other nuclei, which few models have
-        maps = np.concatenate([maps, np.full_like(maps[:1], np.nan)])
-    maps[0] = smooth_center(maps[0], sigma_px)
-    peak = local_maxima(maps[0], radius_px, threshold)
+    maps = mosaic.stored(block.x - margin, block.y - margin, width, height)[
+        [mosaic.channels.index(name) for name in held]
+    ]
+    center = smooth_center(mosaic.values(maps[:1], held[:1])[0].astype(np.float32, copy=False), sigma_px)
+    peak = local_maxima(center, radius_px, threshold)
     core = np.s_[pad_y : pad_y + block.height, pad_x : pad_x + block.width]
     labels, count = ndi.label(peak[core], np.ones((3, 3)))
     y, x = np.nonzero(labels)
@@ -102,7 +102,9 @@ def _block_maxima(mosaic: Mosaic, block: Region, radius_px: int, sigma_px: float
         return np.bincount(of, weights.astype(np.float64), minlength=count).astype(np.float64)
 
     edge = (x == 0) | (y == 0) | (x == block.width - 1) | (y == block.height - 1)
-    values = np.stack([total(map_[core][y, x]) for map_ in maps])
+    others = mosaic.values(maps[1:, *core][:, y, x], held[1:]).astype(np.float32, copy=False)
+    unknown = [np.full(len(y), np.nan)] * (len(_SUMS) - len(held))  # the map of other nuclei, which few models have
+    values = np.stack([total(own) for own in (center[core][y, x], *others, *unknown)])
     x, y = x + block.x, y + block.y
     n = np.bincount(of, minlength=count).astype(np.int64)
     return _Maxima(n, total(x), total(y), values, x[edge], y[edge], of[edge].astype(np.int64))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,14 @@ __all__ = ["score"]
     type=click.Choice(["tumour", "all"]),
     help="Nuclei that count, where the model tells the tumour's from others; by default all in regions that somebody "
     "drew, and the tumour's in found tissue.",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(["all", "cells"]),
+    default="all",
+    show_default=True,
+    help="What stays on disk: all maps, or the cells alone; without maps a slide cannot be scored again by other rules "
+    "without running the model.",
 )
 @click.option("--csv", is_flag=True, help="Write the cells as cells.csv instead of cells.parquet.")
 @click.option(
@@ -144,6 +154,7 @@ def _print_scores(jobs: Jobs, cluster: str | None, threads: int | None, *, as_js
     if not as_json:
         click.echo("\t".join(HEADER))
     cohorts: defaultdict[Path, list[Entry]] = defaultdict(list)
+    times = _Times(len(jobs) if isinstance(jobs, Sized) else 0)
     try:
         with open_executor(cluster, threads) as executor:
             for out, entry in score_slides(jobs, executor, progress=not quiet()):
@@ -152,10 +163,46 @@ def _print_scores(jobs: Jobs, cluster: str | None, threads: int | None, *, as_js
                     print_json(entry_json(entry))
                 else:
                     click.echo("\t".join(entry_row(entry)))
+                if not quiet():
+                    times.add(out, entry)
     finally:
         for out, entries in cohorts.items():
             write_cohort(out, entries)
+    times.end()
     return int(any(_failed(entry) for entries in cohorts.values() for entry in entries))
+
+
+class _Times:
+    """Says on standard error how long the slides take: what is left while a terminal shows it, and a line at the end.
+
+    Parameters
+    ----------
+    of
+        Number of slides, 0 if it is not known.
+    """
+
+    def __init__(self, of: int) -> None:
+        self.of, self.done = of, 0
+        self.runs: list[Mapping[str, Any]] = []
+        self.began = time.perf_counter()
+
+    def add(self, out: Path, entry: Entry) -> None:
+        """Note a slide that is done."""
+        from wsiscore.pipeline.bottleneck import time_left
+        from wsiscore.pipeline.provenance import time_of
+
+        self.done += 1
+        if entry.score is not None and entry.folder and (run := time_of(out / entry.folder)):
+            self.runs.append(run)
+        if self.done < self.of and sys.stderr.isatty():
+            click.echo(time_left(self.done, self.of, time.perf_counter() - self.began), err=True)
+
+    def end(self) -> None:
+        """Say where the time went."""
+        from wsiscore.pipeline.bottleneck import summary
+
+        if self.runs:
+            click.echo(summary(self.runs, time.perf_counter() - self.began), err=True)
 
 
 def _failed(entry: Entry) -> bool:

@@ -59,7 +59,8 @@ class GeneratorSpec:
     multiple_px
         A tile's side must be a multiple of this.
     dtype
-        How the mosaic stores the maps: ``float16`` in [0, 1], or ``uint8`` in 0..255 for images.
+        How the mosaic stores the maps: ``uint8``, as the codes of `wsiscore.map_codes` or the pixels of a picture; or,
+        of models of earlier versions, ``float16``.
     rules
         Defaults for turning the maps into cells; None for a picture, whose channels are red, green and blue.
     norm
@@ -77,7 +78,7 @@ class GeneratorSpec:
     tile_px: int = 256
     margin_px: int = 32
     multiple_px: int = 16
-    dtype: Literal["float16", "uint8"] = "float16"
+    dtype: Literal["float16", "uint8"] = "uint8"
     rules: Rules | None = None
     norm: Literal["tile", "slide"] = "tile"
 
@@ -121,7 +122,10 @@ class GeneratorSpec:
 
 
 class Generator(Protocol):
-    """Tiles in, maps out; what a tile gives does not depend on what else is in its batch."""
+    """Tiles in, maps out; what a tile gives does not depend on what else is in its batch.
+
+    It may be called from two threads at once.
+    """
 
     @property
     def spec(self) -> GeneratorSpec:

@@ -61,6 +61,7 @@ _SET_BY_MOSAIC = {
     "batch_size": "--batch",
     "maps": "--maps",
     "norm": "--norm",
+    "keep": "--keep",
 }
 
 

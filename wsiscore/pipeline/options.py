@@ -143,6 +143,8 @@ class ScoreOptions(InferOptions):
     count
         Whether ``all`` nuclei count or those of the ``tumour`` alone, where the model tells them apart; by default all
         in regions that somebody drew, and those of the tumour in found tissue.
+    keep
+        What of the mosaic stays: ``all``, or with ``cells`` no maps, so that it cannot be scored again.
     csv
         Whether the cells are written as CSV instead of Parquet.
     cells
@@ -157,6 +159,7 @@ class ScoreOptions(InferOptions):
     rules: Mapping[str, float] = field(default_factory=dict)
     csv: bool = False
     count: Literal["tumour", "all"] | None = None
+    keep: Literal["all", "cells"] = "all"
     cells: Path | None = None
     author: str = ""
     force: bool = False

@@ -17,8 +17,9 @@ from typing import Any, Self
 
 from wsiscore import __version__
 from wsiscore.files import replacing
+from wsiscore.pipeline.bottleneck import fractions
 
-__all__ = ["RUN", "Record", "facts_of", "run_of", "sha256_of", "slide_of"]
+__all__ = ["RUN", "Record", "facts_of", "run_of", "sha256_of", "slide_of", "time_of"]
 
 RUN = "run.json"
 _LIBRARIES = (
@@ -64,6 +65,9 @@ class Record:
             "finished": None,
         }
         self._token: Token[list[str] | None] | None = None
+        self._began = time.perf_counter()
+        self._spent: dict[str, float] = {}  # by this run, as `values["stages"]`
+        self._tiles = 0
 
     def __enter__(self) -> Self:
         if not self.path.exists():  # claims the folder
@@ -81,7 +85,17 @@ class Record:
         """Add the seconds the body takes under `name`."""
         start = time.perf_counter()
         yield
-        self.values["stages"][name] = round(time.perf_counter() - start, 3)
+        self._spend({name: time.perf_counter() - start})
+
+    def infer_spent(self, seconds: Mapping[str, float], tiles: int) -> None:
+        """Add the parts of inference, and the number of tiles that were computed."""
+        self._tiles += tiles
+        self._spend({f"infer: {name}": value for name, value in seconds.items()})
+
+    def _spend(self, seconds: Mapping[str, float]) -> None:
+        rounded = {name: round(value, 3) for name, value in seconds.items()}
+        self._spent.update(rounded)
+        self.values["stages"].update(rounded)
 
     def note(self, key: str, values: Mapping[str, Any]) -> None:
         """Add values under a heading."""
@@ -89,6 +103,7 @@ class Record:
 
     def finish(self) -> Mapping[str, Any]:
         """Complete it with the memory that the process has used at most and the time, write it and return it."""
+        self.values["time"] = fractions(self._spent, time.perf_counter() - self._began, self._tiles)
         self.values["process_peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         self.values["finished"] = _now()
         self.write()
@@ -119,6 +134,11 @@ def sha256_of(folder: Path) -> str:
 def facts_of(folder: Path) -> dict[str, str]:
     """Return what a manifest said of the slide whose results a folder holds."""
     return {key: str(value) for key, value in _mapping(_read(folder / RUN).get("facts")).items()}
+
+
+def time_of(folder: Path) -> dict[str, Any]:
+    """Return where the time of the last run on a slide went; empty if its folder does not say."""
+    return _mapping(_read(folder / RUN).get("time"))
 
 
 def _read(path: Path) -> dict[str, Any]:

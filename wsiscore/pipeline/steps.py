@@ -42,6 +42,7 @@ from wsiscore.score import MIN_CELLS, SlideScore, score_cells, with_flags
 from wsiscore.slide.ome_tiff import write_ome_tiff
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import MOST_PINK
+from wsiscore.tile_pass import Clock
 from wsiscore.tiles import TileList
 
 __all__ = ["infer_slide", "model_of", "prepare", "score_slide", "tile_slide", "try_score"]
@@ -160,6 +161,8 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         _write_results(result, job)
         for name in (ERROR, ERROR_LOG):  # of an earlier run
             (job.folder / name).unlink(missing_ok=True)
+        if options.keep == "cells":
+            mosaic.drop_maps()
         return score
 
 
@@ -226,7 +229,7 @@ def prepare(job: Job, options: InferOptions, *, picture: bool | None = None) -> 
 def _infer(job: Job, options: InferOptions, progress: bool, *, picture: bool | None = None) -> Mosaic:
     """Run the model, as far as that is not done yet."""
     tiles, model = prepare(job, options, picture=picture)
-    seconds: dict[str, float] = {}
+    clock = Clock()
     stages = dict(job.record.values["stages"])
     with job.record.stage("infer"):
         mosaic = infer_tiles(
@@ -236,11 +239,11 @@ def _infer(job: Job, options: InferOptions, progress: bool, *, picture: bool | N
             job.folder / MOSAIC,
             batch_size=options.batch_size,
             progress=progress,
-            seconds=seconds,
+            clock=clock,
         )
     tiles.write(job.folder / TILES)  # not before: a mosaic made in another way keeps its tile list
-    if "network" in seconds:
-        job.record.note("stages", {f"infer: {name}": round(value, 3) for name, value in seconds.items()})
+    if clock.tiles:
+        job.record.infer_spent(clock.seconds, clock.tiles)
     elif "infer" in stages:  # it was finished before: the time that took is the one to keep
         job.record.note("stages", {"infer": stages["infer"]})
     return mosaic

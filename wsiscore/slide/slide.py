@@ -35,8 +35,9 @@ class Slide:
     """A slide, a camera field or a virtual stain, as a continuous picture that can be read at any scale.
 
     Pixel i at a scale of m µm/px covers [i·m, (i+1)·m) µm from the slide's top left. It is the mean of the source
-    pixels there, weighted by their overlap, from the coarsest level that is fine enough. A slide that is coarser than
-    asked is interpolated linearly. Outside the slide all is white.
+    pixels there, weighted by their overlap, from the coarsest level that is fine enough; of a tiled JPEG, pixels just
+    twice as wide are decoded at that size. A slide that is coarser than asked is interpolated linearly. Outside the
+    slide all is white.
 
     May be read from several threads at once. A pickled slide opens its file again where it arrives.
 
@@ -192,6 +193,9 @@ class Slide:
         whole = max(1, round(step))
         farthest = max(abs(x), abs(y), abs(x + width), abs(y + height))
         if extent[0] == size.width and extent[1] == size.height and abs(step - whole) * farthest < _DRIFT_PX:
+            if whole == 2 and (half := self._source.read_half(level, x, y, width, height)) is not None:
+                out[:] = half
+                return
             pixels = self._level_pixels(level, x * whole, y * whole, width * whole, height * whole)
             out[:] = pixels if whole == 1 else cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
             return

@@ -116,6 +116,13 @@ class Reader(ABC):
             If it cannot be decoded; other places can still be read.
         """
 
+    def read_half(self, level: int, x: int, y: int, width: int, height: int) -> Pixels | None:
+        """Return (height, width, 3) RGB of a rectangle in pixels twice as wide as the level's, white outside the level.
+
+        None where this is no faster than to read the level and to average it. SlideError as `read`.
+        """
+        return None
+
     def files(self) -> list[Path]:
         """Return every file the slide consists of, the opened one first."""
         return [self.path]

@@ -27,7 +27,7 @@ __all__ = ["OmeZarrReader", "is_virtual"]
 
 _CHANNELS = ["red", "green", "blue"]
 _OLD_AXES = ["t", "c", "z", "y", "x"]  # of OME-Zarr 0.1 and 0.2, which do not name them
-_SHARDED = "wsiscore-mosaic-2"  # the first format of a mosaic in which every written shard is a file
+_SHARDED = ("wsiscore-mosaic-2", "wsiscore-mosaic-3")  # formats of a mosaic in which every written shard is a file
 _WRITTEN = 1  # in ``done``, see `wsiscore.mosaic.TileState`
 _SIZE_TOLERANCE = 0.02  # relative difference of a level's size from what its scale says
 
@@ -61,7 +61,7 @@ class OmeZarrReader(Reader):
             self.levels = tuple(self._levels(image["datasets"]))
             if own and not attributes.get("complete", True):
                 raise SlideError(f"{path} is not finished; run the `wsiscore infer` that began it once more")
-            self._written = np.asarray(group["done"][:]) == _WRITTEN if own and own.get("format") == _SHARDED else None
+            self._written = np.asarray(group["done"][:]) == _WRITTEN if own and own.get("format") in _SHARDED else None
             self.virtual = _virtual_stain(own) if own else None
         except SlideError:
             raise
@@ -132,7 +132,7 @@ class OmeZarrReader(Reader):
         """Raise a SlideError if the file of a written shard is missing, which Zarr would read as white."""
         array = self._arrays[level]
         side = array.shards[-1]
-        tiles = side // array.chunks[-1] * 2**level  # of level 0 that a shard covers, on each side
+        tiles = side * 2**level // self._arrays[0].chunks[-1]  # of level 0 that a shard covers, on each side
         for row in range(y // side, (y + height - 1) // side + 1):
             for col in range(x // side, (x + width - 1) // side + 1):
                 if not written[row * tiles : (row + 1) * tiles, col * tiles : (col + 1) * tiles].any():

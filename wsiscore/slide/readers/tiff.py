@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import tifffile
 from PIL import Image
@@ -27,6 +28,7 @@ from wsiscore.slide.readers.base import (
     on_white,
     refuse_too_large,
 )
+from wsiscore.slide.readers.jpeg import decode_half
 
 __all__ = ["TiffReader", "UnsupportedTiffError"]
 
@@ -66,6 +68,7 @@ class TiffReader(Reader):
             self.levels = tuple(Level(*size, downsample(sizes[0], size)) for size in sizes)
             height, width = _tile_shape(self._pages[0])
             self._tile = functools.lru_cache(max(1, _CACHE_BYTES // (3 * height * width)))(self._decode)
+            self._half_tile = functools.lru_cache(max(1, _CACHE_BYTES // (height * width)))(self._decode_half)
         except SlideError:
             self.close()
             raise
@@ -126,6 +129,43 @@ class TiffReader(Reader):
                 out[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
         return _opaque(out)
 
+    def read_half(self, level: int, x: int, y: int, width: int, height: int) -> Pixels | None:
+        """Return a rectangle as `Reader.read_half`, of tiled JPEG.
+
+        JPEG is decoded at half its size, which leaves out the cosines that only finer pixels show. On slides the
+        result differs from the mean of 2 × 2 pixels by a third of a grey level on average.
+        """
+        page = self._pages[level]
+        if not _halves(page):
+            return None
+        tile_h, tile_w = (side // 2 for side in _tile_shape(page))
+        out = np.full((height, width, 3), 255, np.uint8)
+        for top in range(y // tile_h * tile_h, y + height, tile_h):
+            for left in range(x // tile_w * tile_w, x + width, tile_w):
+                if not (0 <= 2 * top < page.imagelength and 0 <= 2 * left < page.imagewidth):
+                    continue
+                part = self._half_tile(level, 2 * top, 2 * left)
+                part = part[max(y - top, 0) : y + height - top, max(x - left, 0) : x + width - left]
+                y0, x0 = max(top - y, 0), max(left - x, 0)
+                out[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
+        return out
+
+    def _decode_half(self, level: int, top: int, left: int) -> Pixels:
+        """Return the tile whose corner this is at half its size; one that the image ends in is averaged, on white."""
+        page = self._pages[level]
+        tile_h, tile_w = _tile_shape(page)
+        index = top // tile_h * -(-page.imagewidth // tile_w) + left // tile_w
+        inside = top + tile_h <= page.imagelength and left + tile_w <= page.imagewidth
+        if inside and (count := page.databytecounts[index]):
+            data = os.pread(self._tiff.filehandle.fileno(), count, page.dataoffsets[index])
+            found = decode_half(data, page.jpegtables, in_rgb=page.photometric == _RGB)
+            if found is not None and found.shape == (tile_h // 2, tile_w // 2, 3):
+                return found
+        whole = self._decode(level, top, left)  # which says what is wrong with a tile that cannot be decoded
+        whole[max(page.imagelength - top, 0) :] = 255
+        whole[:, max(page.imagewidth - left, 0) :] = 255
+        return np.asarray(cv2.resize(whole, (tile_w // 2, tile_h // 2), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
     def _decode(self, level: int, top: int, left: int) -> Pixels:
         """Return the (h, w, samples) tile or strip whose corner this is; white where the file leaves it out."""
         page = self._pages[level]
@@ -163,6 +203,13 @@ def _tile_shape(page: Any) -> tuple[int, int]:
     if page.is_tiled:
         return page.tilelength, page.tilewidth
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
+
+
+def _halves(page: Any) -> bool:
+    """Return whether the tiles of a page are JPEGs that `TiffReader.read_half` decodes at half their size."""
+    tiled = page.is_tiled and page.tilelength % 2 == page.tilewidth % 2 == 0
+    contiguous = page.samplesperpixel == 3 and page.planarconfig == tifffile.PLANARCONFIG.CONTIG
+    return bool(tiled and contiguous and page.compression == _JPEG)
 
 
 def _opaque(pixels: Pixels) -> Pixels:
