@@ -19,7 +19,8 @@ import numpy as np
 from wsiscore.inference import infer_tiles
 from wsiscore.models.contract import Generator, SlideAdaptive
 from wsiscore.models.store import Model, default_model, load_model
-from wsiscore.roi.annotations import read_rois, roi_file_beside
+from wsiscore.roi.annotations import read_rois
+from wsiscore.roi.beside import roi_file_beside
 from wsiscore.roi.tissue import find_tissue
 from wsiscore.slide.slide import Slide
 from wsiscore.tile_pass import Clock

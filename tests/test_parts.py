@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiscore import ome_zarr
+from wsiscore import pyramid
 from wsiscore.mosaic import Mosaic
 from wsiscore.ome_zarr import TileState
 from wsiscore.pipeline.cohort import part_of, score_slides
@@ -69,7 +69,7 @@ def score(slide: Path, out: Path, executor: Executor) -> None:
 def test_any_number_of_workers_gives_the_bytes_of_one(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, lost: set[int]
 ) -> None:
-    monkeypatch.setattr(ome_zarr, "_SHARD_PX", 192)
+    monkeypatch.setattr(pyramid, "_SHARD_PX", 192)
     alone = slide.parent / "alone"
     if not alone.exists():
         score(slide, alone, Serial())
@@ -82,7 +82,7 @@ def test_any_number_of_workers_gives_the_bytes_of_one(
 def test_the_parts_of_a_run_that_was_killed_are_continued(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ome_zarr, "_SHARD_PX", 192)
+    monkeypatch.setattr(pyramid, "_SHARD_PX", 192)
 
     class Killed(Losing):
         def map(self, function: Callable[[Any], Any], jobs: Iterable[Any], lost: Callable[..., Any]) -> Iterator[Any]:
