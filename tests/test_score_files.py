@@ -112,7 +112,9 @@ def test_the_numbers_of_a_virtual_stain_say_so():
     assert score_json(dataclasses.replace(score, virtual=None))["virtual"] is None
 
 
-def test_cells_tables_hold_every_column(tmp_path):
+@pytest.mark.parametrize("rows", [2**20, 1], ids=["together", "one by one"])
+def test_cells_tables_hold_every_column(tmp_path, monkeypatch, rows):
+    monkeypatch.setattr("wsiscore.report.tables._ROWS", rows)
     cells = dataclasses.replace(cells_at([1.25, 2], [3, 4.5], [0.5, 0.4999], [0.3, math.nan]), roi=np.array([1, 0]))
     rois = [Roi("a,b", shapely.box(0, 0, 9, 9)), Roi("ü", shapely.box(0, 0, 9, 9))]
     for name, read in (("c.parquet", pyarrow.parquet.read_table), ("c.csv", pyarrow.csv.read_csv)):

@@ -85,13 +85,13 @@ class Cells:
         """Whether each cell is positive."""
         return self.stained
 
-    def select(self, which: npt.NDArray[np.generic]) -> Self:
+    def select(self, which: npt.NDArray[np.generic] | slice) -> Self:
         """Return some of the cells.
 
         Parameters
         ----------
         which
-            Indices, or (N,) booleans that are true for those to keep.
+            Indices, a slice, or (N,) booleans that are true for those to keep.
         """
         return type(self)(*(getattr(self, column.name)[which] for column in fields(self)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ __all__ = ["CASE_COLUMNS", "read_cells_table", "write_cases_csv", "write_cells_t
 
 
 _WKB_POINT = np.dtype([("order", "u1"), ("type", "<u4"), ("x", "<f8"), ("y", "<f8")])  # little-endian
+
+_ROWS = 2**20  # cells made into rows at a time: memory does not grow with the slide
 
 
 def write_scores_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
@@ -148,8 +151,27 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cel
     names = [one_line(roi.name) for roi in rois]
     if path.suffix == ".csv":
         names = [spreadsheet_text(name) for name in names]
-    edited = {"edit": _words(cells.edit, _EDITS)} if cells.edit.any() else {}
-    table = pa.table(
+    edited = bool(cells.edit.any())
+    about = _geo_metadata(cells)
+    starts = range(0, max(len(cells), 1), _ROWS)
+    tables = (_rows(cells.select(np.s_[at : at + _ROWS]), counted[at : at + _ROWS], names, edited) for at in starts)
+    first = next(tables)
+    with replacing(path) as part:
+        if path.suffix == ".csv":
+            with pa.csv.CSVWriter(part, first.schema) as rows:
+                for table in chain([first], tables):
+                    rows.write_table(table)
+            return
+        texts = [field.name for field in first.schema if pa.types.is_string(field.type)]
+        schema = _with_points(first).schema.with_metadata({"geo": json.dumps(about)})
+        with pa.parquet.ParquetWriter(part, schema, compression="zstd", use_dictionary=texts) as rows:
+            for table in chain([first], tables):
+                rows.write_table(_with_points(table), row_group_size=_ROWS)
+
+
+def _rows(cells: Cells, counted: np.ndarray[Any, Any], names: list[str], edited: bool) -> pa.Table:
+    """Return some of the rows."""
+    return pa.table(
         {
             "x_um": cells.x_um,
             "y_um": cells.y_um,
@@ -159,30 +181,26 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cel
             "dab_od": cells.dab_od,
             "roi": _words(cells.roi, names),
             "kind": _words(counted, ["other", "counted"]),
-            **edited,
+            **({"edit": _words(cells.edit, _EDITS)} if edited else {}),
         }
     )
-    with replacing(path) as part:
-        if path.suffix == ".csv":
-            pa.csv.write_csv(table, part)
-        else:
-            texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-            table = _with_points(table, cells)
-            pa.parquet.write_table(table, part, compression="zstd", use_dictionary=texts)
 
 
-def _with_points(table: pa.Table, cells: Cells) -> pa.Table:
-    """Return a table with a column of points, and the metadata that make it GeoParquet 1.1."""
-    points = np.zeros(len(cells), _WKB_POINT)
+def _with_points(table: pa.Table) -> pa.Table:
+    """Return rows with a column of points, as GeoParquet 1.1 has them."""
+    points = np.zeros(len(table), _WKB_POINT)
     points["order"] = points["type"] = 1
-    points["x"], points["y"] = cells.x_um, cells.y_um
-    fixed = pa.Array.from_buffers(pa.binary(_WKB_POINT.itemsize), len(cells), [None, pa.py_buffer(points.tobytes())])
+    points["x"], points["y"] = table["x_um"].to_numpy(), table["y_um"].to_numpy()
+    fixed = pa.Array.from_buffers(pa.binary(_WKB_POINT.itemsize), len(table), [None, pa.py_buffer(points.tobytes())])
+    return table.append_column("geometry", fixed.cast(pa.binary()))  # a fixed length is not allowed
+
+
+def _geo_metadata(cells: Cells) -> dict[str, Any]:
+    """Return the metadata that make the table GeoParquet 1.1."""
     column: dict[str, Any] = {"encoding": "WKB", "geometry_types": ["Point"], "crs": None}
     if len(cells):
         column["bbox"] = [float(each(axis)) for each in (np.min, np.max) for axis in (cells.x_um, cells.y_um)]
-    about = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    table = table.append_column("geometry", fixed.cast(pa.binary()))  # a fixed length is not allowed
-    return table.replace_schema_metadata({"geo": json.dumps(about)})
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
 def read_cells_table(folder: Path, rois: Sequence[str] = ()) -> tuple[Cells, Cells] | None:
