@@ -74,7 +74,7 @@ def _print_options() -> None:
         value = context.params.get(param.name or "")
         value = default_model() if param.name == "model" and value is None else value
         names = [opt for opt in param.opts if opt.startswith("--")]
-        if isinstance(param, click.Option) and names and value not in (None, (), False) and param.name != "dry_run":
+        if isinstance(param, click.Option) and names and value not in (None, (), False, "") and param.name != "dry_run":
             source = context.get_parameter_source(param.name or "")
             text = json.dumps(value, default=str, ensure_ascii=False)
             click.echo(

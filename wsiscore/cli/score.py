@@ -168,6 +168,8 @@ def _print_scores(jobs: Jobs, cluster: str | None, threads: int | None, *, as_js
     finally:
         for out, entries in cohorts.items():
             write_cohort(out, entries)
+            if sys.stderr.isatty() and not quiet():
+                click.echo(f"wsiscore: {out / 'index.html'} has the reports", err=True)
     times.end()
     return int(any(_failed(entry) for entries in cohorts.values() for entry in entries))
 

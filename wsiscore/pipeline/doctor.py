@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
@@ -32,14 +33,7 @@ _LEAST_MEMORY_GB = 4.0  # a process with torch and a slide of 100 mm² stays und
 _LEAST_DISK_GB = 1.0
 _BUSY = 3.0  # times as long by the clock as of the processor
 _READERS = ("tifffile", "imagecodecs", "zarr", "pillow")
-_OPTIONAL = {
-    "openvino": "openvino: --engine openvino",
-    "onnxruntime": "onnx: --engine onnx",
-    "distributed": "cluster: --cluster with a dask scheduler",
-    "h5py": "evaluate: BCData's HDF5",
-    "scikit-image": "evaluate: images and stains",
-    "highdicom": "dicom: results as DICOM",
-}
+_NO_USE = ("bcdata", "dev")  # an earlier name, and what tests need
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -73,10 +67,7 @@ def machine_checks(options: ScoreOptions) -> Iterator[Check]:
     yield _memory()
     yield _torch(options.device)
     yield _readers()
-    there = [f"{name} {known} ({use})" for name, use in _OPTIONAL.items() if (known := _version(name))]
-    missing = [use for name, use in _OPTIONAL.items() if not _version(name)]
-    without = f"; not installed: {'; '.join(missing)}" if missing else ""
-    yield Check("extras", "ok", f"{', '.join(there) or 'none'}{without}")
+    yield _extras()
     yield from _models(options.model)
     yield _disk("disk", options.out or OUT)
     yield _disk("temporary", Path(tempfile.gettempdir()))
@@ -159,6 +150,20 @@ def _readers() -> Check:
     missing = [name for name in _READERS if not _version(name)]
     advice = f"install {', '.join(missing)}" if missing else ""
     return Check("readers", "wrong" if missing else "ok", ", ".join(found), advice)
+
+
+def _extras() -> Check:
+    """Name the extras of the package that are installed, and those that are not."""
+    packages: dict[str, list[str]] = {}
+    with suppress(PackageNotFoundError):  # run from its folder
+        for needed in requires("wsiscore") or ():
+            if found := re.fullmatch(r"([\w.-]+).*; extra == ['\"](.+)['\"]", needed):
+                packages.setdefault(found[2], []).append(found[1])
+    names = sorted(set(packages) - set(_NO_USE))
+    there = [name for name in names if all(map(_version, packages[name]))]
+    missing = [name for name in names if name not in there]
+    found_text = f"{', '.join(there) or 'none'} installed" + (f"; {', '.join(missing)} not" if missing else "")
+    return Check("extras", "ok", found_text)
 
 
 def _models(asked: str | None) -> Iterator[Check]:
