@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import io
 import json
@@ -15,14 +16,20 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
+import shapely
 from chromium import CHROMIUM, chromium
 from commands import run
 from PIL import Image
+from reports import cells_at
 
+from wsiscore.cells.table import Cells, Edit
 from wsiscore.errors import OutputError, SlideError, WsiscoreError
 from wsiscore.pipeline.view import serving
+from wsiscore.regions import Roi
 from wsiscore.report.server import SlideServer
+from wsiscore.report.tables import read_cells_table, write_cells_table
 
 
 @contextmanager
@@ -162,3 +169,17 @@ def test_the_command_prints_the_address_and_ends_when_told(scored, way):
             _, said = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", ["cells.parquet", "cells.csv"])
+def test_cells_are_read_back_as_they_were_written(tmp_path, name):
+    rois = [Roi(text, shapely.box(0, 0, 9, 9)) for text in ("=SUM(A1)", "two\tlines\n", "1")]
+    cells = dataclasses.replace(cells_at([1, 2, 3], [1, 2, 3], [0.9, 0.1, 0.5], [0.5, 0.25, np.nan]), roi=np.arange(3))
+    cells = cells.marked(np.array([False, False, True]), np.array([Edit.CLASS_CHANGED, Edit.NONE, Edit.NONE]))
+    others = cells_at([1.5], [1.5], [0.25])
+    write_cells_table(tmp_path / name, cells, rois, others)
+    tables = read_cells_table(tmp_path, [roi.name for roi in rois])
+    assert tables is not None
+    for found, wanted in zip(tables, (cells, others), strict=True):
+        for column in dataclasses.fields(Cells):
+            np.testing.assert_array_equal(getattr(found, column.name), getattr(wanted, column.name), column.name)
