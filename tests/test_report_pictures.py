@@ -156,3 +156,9 @@ def test_chosen_squares_span_the_range(n, wanted):
     assert len({square.bounds_um for square in chosen}) == len(chosen)
     assert set(chosen) <= set(squares)
     assert indices[-1] == max(square.tally.ki67_index for square in squares if square.tally.n >= least)
+
+
+def test_a_cell_just_beyond_a_rounded_outline_is_in_the_square_at_the_edge():
+    cells = cells_at([-0.04, 200.04, 100], [100, 100, 200.04], [1, 1, 0])
+    squares = count_squares(cells, [whole_roi()], 50.0)
+    assert sum(square.tally.n for square in squares) == 3

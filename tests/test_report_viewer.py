@@ -188,6 +188,19 @@ def test_the_viewer_of_a_report_works_by_keyboard(page, tmp_path, slide):
     assert page.asked == [path.as_uri()]
 
 
+INKS = """
+[[215, 25, 28], [0, 92, 230]].map(ink => {
+  const canvas = document.querySelector('#viewer canvas'), { width, height } = canvas;
+  const pixels = canvas.getContext('2d').getImageData(0, 0, width, height).data, sum = [0, 0, 0];
+  for (let at = 0; at < width * height; at++)
+    if (ink.every((value, band) => Math.abs(pixels[4 * at + band] - value) < 12)) {
+      sum[0] += at % width; sum[1] += Math.floor(at / width); sum[2]++;
+    }
+  return [sum[0] / sum[2], sum[1] / sum[2], sum[2]];
+})
+"""
+
+
 def test_a_click_shows_the_numbers_of_the_cell_under_it(page, tmp_path, slide):
     path = tmp_path / "report.html"
     cells = cells_at([20, 150], [30, 160], [1, 0], [0.71, np.nan])
@@ -199,6 +212,11 @@ def test_a_click_shows_the_numbers_of_the_cell_under_it(page, tmp_path, slide):
         " return [b.left, b.top, b.width, b.height] })(document.querySelector('#viewer canvas'))"
     )
     x, y, scale = view(page)
+    inks = page.run(INKS)
+    for cell, (across, down, count) in enumerate(inks):  # the marks lie where the cells are
+        assert count > 10
+        assert abs(across + 0.5 - box[2] / 2 - (cells.x_um[cell] - x) * scale) < 1
+        assert abs(down + 0.5 - box[3] / 2 - (cells.y_um[cell] - y) * scale) < 1
     for cell, wanted in (
         (0, "Class positive Confidence 0.75 Positivity 1.00 DAB density 0.71 OD Region nest x, y 20.0, 30.0 µm"),
         (1, "Class negative Confidence 0.75 Positivity 0.00 DAB density not known Region nest x, y 150.0, 160.0 µm"),

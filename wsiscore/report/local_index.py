@@ -53,8 +53,9 @@ def count_squares(cells: Cells, rois: Sequence[Roi], side_um: float) -> list[Squ
     left, top, right, bottom = bounds_um(rois)
     xs = left + side_um * np.arange((right - left) // side_um + 2)
     ys = top + side_um * np.arange((bottom - top) // side_um + 2)
-    col = np.searchsorted(xs, cells.x_um, side="right") - 1
-    row = np.searchsorted(ys, cells.y_um, side="right") - 1
+    # a cell on the edge of an outline that was rounded may lie a little beyond it
+    col = np.clip(np.searchsorted(xs, cells.x_um, side="right") - 1, 0, len(xs) - 2)
+    row = np.clip(np.searchsorted(ys, cells.y_um, side="right") - 1, 0, len(ys) - 2)
     numbers, which = np.unique(row * len(xs) + col, return_inverse=True)
     n = np.bincount(which, minlength=len(numbers))
     n_positive = np.bincount(which[cells.positive], minlength=len(numbers))

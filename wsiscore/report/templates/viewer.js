@@ -471,5 +471,5 @@
     started = true;
     draw();
   }).observe(canvas);
-  root.dataset.cells = cells.n;
+  if (root.dataset.whole !== undefined) canvas.focus();
 })();
