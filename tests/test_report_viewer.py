@@ -214,7 +214,7 @@ def test_a_click_shows_the_numbers_of_the_cell_under_it(page, tmp_path, slide):
     x, y, scale = view(page)
     inks = page.run(INKS)
     for cell, (across, down, count) in enumerate(inks):  # the marks lie where the cells are
-        assert count > 10
+        assert count > 3, inks
         assert abs(across + 0.5 - box[2] / 2 - (cells.x_um[cell] - x) * scale) < 1
         assert abs(down + 0.5 - box[3] / 2 - (cells.y_um[cell] - y) * scale) < 1
     for cell, wanted in (
