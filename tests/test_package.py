@@ -52,18 +52,21 @@ def test_the_wheel_holds_the_package_and_its_models(installed: Path) -> None:
     assert files(installed / "wsiscore") == files(ROOT / "wsiscore") | models
 
 
-def test_the_wheel_scores_from_another_folder(installed: Path, rendered: Path, tmp_path: Path) -> None:
+def test_the_wheel_scores_from_another_folder(
+    installed: Path, scored: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    mosaic = scored[0] / "rendered" / "mosaic.ome.zarr"
     code = (
         f"import sys; sys.path.insert(0, {str(installed)!r})\n"
         f"import wsiscore; assert wsiscore.__file__.startswith({str(installed)!r}), wsiscore.__file__\n"
         "from wsiscore.__main__ import run; run()\n"
     )
-    for words in (["models", "info", "ihcscoregan"], ["score", str(rendered), "--model", "hdab"]):
+    for words in (["models", "info", "ihcscoregan"], ["score", str(mosaic), "-o", "out"]):
         done = subprocess.run(
             [sys.executable, "-I", "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-    assert (tmp_path / "wsiscore-out" / "rendered" / "report.html").is_file()
+    assert (tmp_path / "out" / "rendered" / "report.html").is_file()
 
 
 def test_what_only_some_need_is_an_extra() -> None:

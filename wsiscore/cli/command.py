@@ -19,7 +19,7 @@ CONFIG = "wsiscore.toml"
 """Name of the configuration file in the working directory."""
 _QUIET = "wsiscore.quiet"
 _RUN = (
-    *("csv", "save", "json_lines", "dry_run", "cluster", "shard", "threads", "force"),
+    *("csv", "save", "json_lines", "dry_run", "keep", "cluster", "shard", "threads", "force"),
     *("quiet", "verbose", "config"),
 )
 _METAVARS: dict[type, str] = {click.IntRange: "N", click.FloatRange: "X"}
