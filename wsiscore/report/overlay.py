@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def write_overlay(path: Path, slide: Slide, rois: Sequence[Roi], cells: Cells, *
         If the file cannot be written.
     """
     bounds = (0.0, 0.0, slide.width_px * slide.mpp, slide.height_px * slide.mpp)
-    picture = read_thumbnail(slide, bounds, max_px=max_px)
+    step = math.ceil(max(slide.width_px, slide.height_px) / max_px)  # whole pixels of the slide are averaged faster
+    picture = read_thumbnail(slide, bounds, max_px=max_px, mpp=step * slide.mpp)
     draw_outlines(picture, rois)
     draw_cells(picture, cells)
     n_positive = int(np.count_nonzero(cells.positive))
