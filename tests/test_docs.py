@@ -20,6 +20,7 @@ from contract import small
 
 from wsiscore.cli import main
 from wsiscore.generators import ihcscoregan
+from wsiscore.generators.ihcscoregan.published import published_names
 from wsiscore.models.card import Card
 from wsiscore.models.registry import family, names
 from wsiscore.models.store import write_model
@@ -60,7 +61,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cv2.circle(field, (30, 40), 12, (0, 0, 255) if "masks" in name else (60, 90, 150), -1)
         cv2.imwrite(str(folder / name / "field.png"), field)
     net = ihcscoregan.build(ihcscoregan.Config(width=4), ihcscoregan.SPEC, None, "cpu").weights()
-    state = {theirs: torch.from_numpy(net[ours]) for theirs, ours in ihcscoregan._published_names(4).items()}
+    state = {theirs: torch.from_numpy(net[ours]) for theirs, ours in published_names(4).items()}
     torch.save({"genA2B": state}, folder / "IHCScoreGAN_40000.pt")
     _put_he(folder)
     return folder

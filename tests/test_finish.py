@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from training_parts import TINY, settings_of
 
-from wsiscore.generators.ihcscoregan import Config, Recipe
+from wsiscore.generators.ihcscoregan import Config
+from wsiscore.generators.ihcscoregan.recipe import Recipe
 from wsiscore.models.registry import family
 from wsiscore.training import finish
 from wsiscore.training.data import TrainingData

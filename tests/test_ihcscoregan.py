@@ -10,18 +10,11 @@ from scipy.ndimage import maximum_filter
 
 from wsiscore.cli.train import _config as options_of
 from wsiscore.errors import ModelError
-from wsiscore.generators import ihcscoregan
-from wsiscore.generators.ihcscoregan import (
-    SPEC,
-    Config,
-    Decoder,
-    DualUNet,
-    Encoder,
-    UNet,
-    build,
-    read_published,
-)
+from wsiscore.generators.ihcscoregan import SPEC, Config, build
+from wsiscore.generators.ihcscoregan.network import Decoder, DualUNet, Encoder, UNet
+from wsiscore.generators.ihcscoregan.published import published_names, read_published
 from wsiscore.networks.generator import initialised, load_weights
+from wsiscore.networks.known_maps import map_loss
 
 SMALL = Config(width=4, blocks=1)
 
@@ -105,7 +98,7 @@ def test_counting_on_our_maps_adds_only_ties_where_the_tanh_is_saturated(generat
 def test_both_decoders_of_the_training_network_are_the_published_ones(published, tiles, expected):
     state = torch.load(published, weights_only=True)["genA2B"]
     weights = {}
-    for theirs, ours in ihcscoregan._published_names(4).items():
+    for theirs, ours in published_names(4).items():
         weights[ours.replace("decoder.", "cells.")] = state[theirs]
         weights[ours.replace("decoder.", "colour.")] = state[theirs.removeprefix("kp_")]
     network = DualUNet(Config(width=8)).eval()
@@ -180,5 +173,5 @@ def test_former_option_names_are_read_from_set_and_from_the_model_to_start_from(
 
 def test_the_target_of_the_map_loss_has_the_least_loss():
     target = torch.linspace(-1, 1, 9)[None, None, None]
-    exact = float(ihcscoregan.map_loss(target, target))
-    assert all(float(ihcscoregan.map_loss(target + shift, target)) > exact for shift in (-0.1, 0.1))
+    exact = float(map_loss(target, target))
+    assert all(float(map_loss(target + shift, target)) > exact for shift in (-0.1, 0.1))

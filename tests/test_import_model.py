@@ -16,6 +16,7 @@ from wsiscore.cli.models import models as command
 from wsiscore.errors import ModelError, OutputError
 from wsiscore.generators import ihcscoregan
 from wsiscore.generators.ihcscoregan import Config
+from wsiscore.generators.ihcscoregan.published import published_names
 from wsiscore.models.card import Measurement, read_card
 from wsiscore.models.registry import names
 from wsiscore.models.store import (
@@ -41,7 +42,7 @@ class Evil:
 def published(tmp_path, width=4, blocks=1):
     """Return a checkpoint as the published program writes it, its K branch drawn from a seed."""
     shapes = ihcscoregan.build(Config(width, blocks), CARD.spec, None, "cpu").weights()
-    layers = ihcscoregan._published_names(blocks)
+    layers = published_names(blocks)
     state = {theirs: torch.from_numpy(shapes[ours]) for theirs, ours in layers.items()}
     torch.save({"genA2B": state | {"keypoint_layer.weight": torch.zeros(4, 2)}}, path := tmp_path / "published.pt")
     return path

@@ -9,7 +9,9 @@ import torch
 from training_parts import TINY, paths, settings_of, weights
 
 from wsiscore.errors import ModelError, OutputError
-from wsiscore.generators.ihcscoregan import Config, DualUNet, Recipe
+from wsiscore.generators.ihcscoregan import Config
+from wsiscore.generators.ihcscoregan.network import DualUNet
+from wsiscore.generators.ihcscoregan.recipe import Recipe
 from wsiscore.models.contract import TargetRules
 from wsiscore.training.data import Sampler, TrainingData
 from wsiscore.training.loop import train

@@ -12,7 +12,8 @@ from training_parts import TINY, run
 
 from wsiscore.errors import TruthError
 from wsiscore.evaluation.detection.truth import Kind
-from wsiscore.generators.ihcscoregan import Config, Decoder, Encoder, UNet
+from wsiscore.generators.ihcscoregan import Config
+from wsiscore.generators.ihcscoregan.network import Decoder, Encoder, UNet
 from wsiscore.models.card import read_card
 from wsiscore.models.store import load_model
 from wsiscore.networks.known_maps import fitted, known_losses

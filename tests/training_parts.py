@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 
 from wsiscore.cli import main
 from wsiscore.generators import atst
-from wsiscore.generators.ihcscoregan import Config, Recipe
+from wsiscore.generators.ihcscoregan import Config
+from wsiscore.generators.ihcscoregan.recipe import Recipe
 from wsiscore.training.prepare import DatasetSettings, RenderedDataset
 from wsiscore.training.record import CHECKPOINT
 from wsiscore.training.settings import TrainSettings

@@ -29,7 +29,7 @@ _SECTIONS = {
         *("manifest", "null", "out", "roi", "roi_classes", "exclude_classes", "slide", "mpp"),
         *("tile_mpp", "margin_px", "min_coverage"),
     ),
-    "Model": ("model", "tile_px", "device", "engine", "batch_size", "maps", "norm", "ome_tiff"),
+    "Model": ("model", "tile_px", "device", "engine", "precision", "batch_size", "maps", "norm", "ome_tiff"),
     "Cells and index": ("cutoff", "count", *rule_fields(), "cells", "author"),
 }
 """Sections of the help of commands that read slides, and the parameters in each; others are under "Options"."""

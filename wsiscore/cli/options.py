@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from wsiscore.cells.rules import rule_fields, rule_flag
-from wsiscore.errors import ModelError, RoiError, SlideError, WsiscoreError
+from wsiscore.cli.checks import check_device, check_engine, check_out, check_roi
+from wsiscore.engines.choice import ENGINES, PRECISIONS
+from wsiscore.errors import ModelError, SlideError, WsiscoreError
 from wsiscore.files import one_line
 
 if TYPE_CHECKING:
@@ -218,6 +220,19 @@ of_model = _together(
         help="What the model's normalisation takes its statistics from: each tile, or a sample of the slide; "
         "by default as its card says.",
     ),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", *ENGINES]),
+        default="auto",
+        show_default=True,
+        help="What computes the network on the CPU; auto is OpenVINO where it is installed (same cells), else torch.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        help="Of the network: by default fp32 on the CPU, mixed half precision on a GPU; bf16 and int8 are faster and "
+        "change the index a little.",
+    ),
 )
 """Which model runs, and how."""
 
@@ -271,48 +286,18 @@ def checked(chosen: dict[str, Any], *, here: bool = True) -> dict[str, Any]:
     Raises
     ------
     click.BadParameter
-        If the folder of the results, the annotation file, the model or the device cannot be used.
+        If the folder of the results, the annotation file, the model, device or engine cannot be used.
     """
-    _check_out(chosen["out"])
+    check_out(chosen["out"])
     if chosen["roi"] is not None:
-        _check_roi(chosen["roi"], chosen["roi_classes"], chosen["exclude_classes"])
+        check_roi(chosen["roi"], chosen["roi_classes"], chosen["exclude_classes"])
     if "model" not in chosen:
         return chosen
     if here and chosen["device"] not in ("auto", "cpu"):
-        _check_device(chosen["device"])
+        check_device(chosen["device"])
+    if here and chosen["engine"] not in ("auto", "torch"):
+        check_engine(chosen["engine"], chosen["precision"] or "fp32")
     return {**chosen, "model": model_of(chosen["model"])}
-
-
-def _check_device(name: str) -> None:
-    from wsiscore.networks.generator import pick_device
-
-    try:
-        pick_device(name)
-    except ModelError as error:
-        raise click.BadParameter(one_line(str(error)), param_hint="--device") from error
-
-
-def _check_out(folder: Path | None) -> None:
-    """Refuse a folder that cannot be made or written to; nothing is made."""
-    from wsiscore.pipeline.plan import existing
-
-    there = existing(folder or Path())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = "cannot be written to" if there.is_dir() else "is not a folder"
-        raise click.BadParameter(f"{there} {why}; choose another folder", param_hint="-o")
-
-
-def _check_roi(file: Path, classes: Sequence[str], exclude: Sequence[str]) -> None:
-    from wsiscore.roi.annotations import read_rois
-
-    log = logging.getLogger("wsiscore")
-    log.disabled = True  # its warnings come with the slide
-    try:
-        read_rois(file, mpp=1.0, classes=classes, exclude=exclude)
-    except RoiError as error:
-        raise click.BadParameter(one_line(str(error)), param_hint="--roi") from error
-    finally:
-        log.disabled = False
 
 
 def types_of(text: str) -> dict[int, Kind]:

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiscore.cells.rules import Rules
+from wsiscore.engines.choice import Precision
+from wsiscore.engines.graph import Graph, Node
 
 __all__ = [
     "IMAGE",
@@ -22,6 +24,7 @@ __all__ = [
     "Generator",
     "GeneratorSpec",
     "Maps",
+    "Networked",
     "Recipe",
     "RecipeFactory",
     "SlideAdaptive",
@@ -140,6 +143,22 @@ class Generator(Protocol):
 
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """Return a copy of its weights by name, as a model folder stores them; empty if it has none."""
+
+
+@runtime_checkable
+class Networked(Generator, Protocol):
+    """A generator that runs a network, which an engine computes in some precision."""
+
+    @property
+    def engine(self) -> str:
+        """What computes it: ``torch``, ``openvino`` or ``onnx``."""
+
+    @property
+    def precision(self) -> str:
+        """Of its convolutions: ``fp32``, ``bf16``, ``int8``, or ``fp16`` on a GPU."""
+
+    def in_precision(self, precision: Precision) -> Networked:
+        """Return the generator in another precision; ModelError if the device has no such."""
 
 
 @runtime_checkable
@@ -282,6 +301,9 @@ class Family:
         Whether it can be trained on annotated pictures: its recipe then takes batches with the weights of pixels.
     renamed
         Former name of a field of `config` -> its name now, for the cards and commands of earlier versions.
+    graph
+        ``graph(config, builder)`` describes the network of `build` to engines other than torch and returns its
+        maps before tanh; None if it runs by `build` only.
     """
 
     name: str
@@ -296,6 +318,7 @@ class Family:
     adapt: Callable[[Any, GeneratorSpec], GeneratorSpec] | None = None
     from_truth: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
+    graph: Callable[[Any, Graph], Node] | None = None
 
     def current(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return options of `config` by their names now.

@@ -10,16 +10,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from wsiscore.engines.choice import Engine, Precision, choose, may_have_gpu
 from wsiscore.errors import ModelError, OutputError
 from wsiscore.files import replacing
 from wsiscore.models.card import CARD, Card, Weights, card_json, read_card
-from wsiscore.models.contract import Family, Generator, GeneratorSpec, Maps
+from wsiscore.models.compiled import CompiledGenerator
+from wsiscore.models.contract import Family, Generator, GeneratorSpec, Maps, Networked
 from wsiscore.models.registry import family
 
 __all__ = [
@@ -150,6 +153,13 @@ class Model:
         return self.generator.device
 
     @property
+    def computed_by(self) -> dict[str, str]:
+        """Engine and precision of its network; empty if it has none."""
+        if not isinstance(self.generator, Networked):
+            return {}
+        return {"engine": self.generator.engine, "precision": self.generator.precision}
+
+    @property
     def provenance(self) -> dict[str, str | None]:
         """What a result must say of its model, as `Card.provenance`."""
         return self.card.provenance()
@@ -158,13 +168,19 @@ class Model:
     def identity(self) -> dict[str, Any]:
         """All of the card that decides the maps, JSON-ready: two models of one identity give the same maps."""
         spec = self.card.spec
-        numbers = {"mpp": spec.mpp, "multiple_px": spec.multiple_px, "dtype": spec.dtype, "output": spec.output}
+        numbers: dict[str, Any] = {
+            "mpp": spec.mpp,
+            "multiple_px": spec.multiple_px,
+            "dtype": spec.dtype,
+            "output": spec.output,
+        }
         numbers["norm"] = self.spec.norm
         return {
             "family": self.card.family,
             "config": dict(self.card.config),
             "weights_sha256": self.card.weights.sha256 if self.card.weights else None,
             **numbers,
+            **self.computed_by,
         }
 
     def __call__(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -177,7 +193,13 @@ class Model:
 
 
 def load_model(
-    model: str | Path, device: str = "auto", *, maps: Maps = "all", norm: Literal["tile", "slide"] | None = None
+    model: str | Path,
+    device: str = "auto",
+    *,
+    maps: Maps = "all",
+    norm: Literal["tile", "slide"] | None = None,
+    engine: Engine | Literal["auto"] = "auto",
+    precision: Precision | None = None,
 ) -> Model:
     """Load a model, ready to run.
 
@@ -191,12 +213,17 @@ def load_model(
         ``all`` that its card names, or only those ``needed`` for cells or a picture, which may take less computing.
     norm
         What its normalisation takes its statistics from, as `GeneratorSpec.norm`; by default as its card says.
+    engine
+        What runs its network on the CPU: ``torch``, ``openvino``, ``onnx``, or ``auto``, as
+        `wsiscore.engines.choice.choose`. A GPU always has torch.
+    precision
+        ``fp32``, ``bf16`` or ``int8``; by default fp32 on the CPU and mixed half precision on a GPU.
 
     Raises
     ------
     ModelError
-        If there is no such model or device, its card is broken, or its weights are missing, changed or of
-        another family.
+        If there is no such model, device or engine, it has no such precision, its card is broken, or its weights are
+        missing, changed or of another family.
     """
     folder = find_model(model)
     card = read_card(folder)
@@ -205,13 +232,49 @@ def load_model(
     spec = card.spec if maps == "all" else replace(card.spec, channels=card.spec.needed)
     spec = replace(spec, norm=norm or spec.norm)
     try:
-        generator = own.build(config, spec, weights, device)
+        generator = _generator(own, config, spec, weights, device, engine, precision)
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
     # A network without its weights would give noise.
     if weights is None and generator.weights():
         raise ModelError(f"{folder / CARD} names no weights, and the family {card.family!r} cannot do without")
     return Model(replace(card, config=own.current(card.config)), generator)
+
+
+def _generator(
+    own: Family,
+    config: Any,
+    spec: GeneratorSpec,
+    weights: Mapping[str, Any] | None,
+    device: str,
+    engine: Engine | Literal["auto"],
+    precision: Precision | None,
+) -> Generator:
+    """Build a family's generator, run by the engine that was chosen."""
+
+    def by_family() -> Generator:
+        return _in_precision(own.build(config, spec, weights, device), precision)
+
+    if engine in ("openvino", "onnx") and device not in ("auto", "cpu"):
+        raise ModelError(f"the engine {engine} runs on the CPU, not on {device}; give --device cpu or --engine torch")
+    if weights is None or engine == "torch" or device not in ("auto", "cpu"):
+        return by_family()
+    if engine == "auto" and device == "auto" and may_have_gpu():
+        generator = own.build(config, spec, weights, device)
+        if generator.device != "cpu":
+            return _in_precision(generator, precision)
+    chosen = choose(engine, precision or "fp32", described=own.graph is not None)
+    if chosen == "torch" or own.graph is None:
+        return by_family()
+    return CompiledGenerator(spec, partial(own.graph, config), weights, chosen, precision or "fp32")
+
+
+def _in_precision(generator: Generator, precision: Precision | None) -> Generator:
+    if precision is None:
+        return generator
+    if not isinstance(generator, Networked):
+        raise ModelError(f"{generator.spec.family} has no network whose precision could be chosen; omit --precision")
+    return generator.in_precision(precision)
 
 
 def import_published(path: Path, name: str, folder: Path) -> Card:

@@ -12,9 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from wsiscore.engines.choice import Precision
+from wsiscore.engines.graph import Statistics
 from wsiscore.errors import ModelError
 from wsiscore.models.contract import GeneratorSpec
-from wsiscore.networks.slide_norm import Statistics, frozen, measure
+from wsiscore.networks.slide_norm import frozen, measure
 from wsiscore.threads import threads
 
 __all__ = ["NetworkGenerator", "initialised", "load_weights", "loaded", "mixed_precision", "pick_device", "weights_of"]
@@ -37,7 +39,7 @@ class NetworkGenerator:
     spec
         What the generator reads and gives.
     device
-        As for `pick_device`.
+        As for `pick_device`. On a CUDA device the precision is mixed half, ``fp16``, until another is asked for.
 
     Raises
     ------
@@ -45,9 +47,12 @@ class NetworkGenerator:
         If this computer has no such device.
     """
 
+    engine = "torch"
+
     def __init__(self, network: nn.Module, spec: GeneratorSpec, device: str = "auto") -> None:
         self.spec = spec
         self.device = pick_device(device)
+        self.precision = "fp16" if self.device.startswith("cuda") else "fp32"
         self._network = network.eval().to(self.device)
         self._workers: ThreadPoolExecutor | None = None
         if self.device == "cpu":
@@ -81,7 +86,7 @@ class NetworkGenerator:
         return np.concatenate(list(self._workers.map(self._run, np.split(tiles, len(tiles)))))
 
     def _run(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        with torch.inference_mode(), mixed_precision(self.device):
+        with torch.inference_mode(), mixed_precision(self.device, self.precision):
             maps = self._network(self._batch(tiles))
             result: npt.NDArray[np.float32] = ((maps.float() + 1) / 2).contiguous().cpu().numpy()
         return result
@@ -94,6 +99,24 @@ class NetworkGenerator:
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """Return a copy of the network's weights by name, as a model folder stores them."""
         return weights_of(self._network)
+
+    def in_precision(self, precision: Precision) -> Self:
+        """Return the generator in another precision.
+
+        Raises
+        ------
+        ModelError
+            If the device does not compute in it.
+        """
+        able = ["fp32", *(["bf16"] if _has_bf16(self.device) else [])]
+        if precision not in able:
+            raise ModelError(
+                f"torch has no {precision} on this {self.device}; it has: {', '.join(able)}; "
+                "give another --precision or --engine"
+            )
+        twin = copy.copy(self)
+        twin.precision = precision
+        return twin
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -137,9 +160,28 @@ def _to_channels_last(network: nn.Module) -> None:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
-def mixed_precision(device: str) -> torch.autocast:
-    """Return the autocast context for inference: half precision on CUDA, single precision elsewhere."""
-    return torch.autocast(torch.device(device).type, enabled=device.startswith("cuda"))
+def mixed_precision(device: str, precision: str | None = None) -> torch.autocast:
+    """Return the autocast context for inference.
+
+    Parameters
+    ----------
+    device
+        A device of torch.
+    precision
+        ``fp32``, or ``fp16`` or ``bf16`` for convolutions; by default half precision on CUDA, single elsewhere.
+    """
+    kind = torch.device(device).type
+    if precision is None:
+        precision = "fp16" if kind == "cuda" else "fp32"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16 if kind == "cuda" else None
+    return torch.autocast(kind, dtype, enabled=precision != "fp32")
+
+
+def _has_bf16(device: str) -> bool:
+    """Return whether a device multiplies in bf16, and does not convert to fp32 and back, which is slower."""
+    if device == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def pick_device(name: str = "auto") -> str:

@@ -12,21 +12,19 @@ it, and passes on what is normalised by them, so that one pass measures layer af
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, batch_norm
 
+from wsiscore.engines.graph import Statistics
 from wsiscore.networks.blocks import InstanceNorm, SampleNorm
 
-__all__ = ["PooledNorms", "Statistics", "frozen", "measure"]
+__all__ = ["PooledNorms", "frozen", "measure"]
 
 _EPSILON = 1e-5
-
-Statistics = Mapping[str, tuple[list[float], list[float]]]
-"""Name of a normalisation layer -> mean and reciprocal standard deviation of each channel."""
 
 
 class _Measuring(nn.Module):

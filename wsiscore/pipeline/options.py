@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from wsiscore.engines.choice import Engine, Precision
 from wsiscore.models.contract import Maps
 from wsiscore.score import CUTOFF
 
@@ -117,6 +118,8 @@ class InferOptions(SlideOptions):
     norm
         What the model's normalisation takes its statistics from: each tile or a sample of the slide; by default as its
         card says.
+    engine, precision
+        What computes the network, and in which precision, as for `wsiscore.models.store.load_model`.
     ome_tiff
         Whether a virtual stain is also written as ``<stem>-virtual.ome.tif``.
     """
@@ -127,6 +130,8 @@ class InferOptions(SlideOptions):
     batch_size: int | None = None
     maps: Maps = "needed"
     norm: Literal["tile", "slide"] | None = None
+    engine: Engine | Literal["auto"] = "auto"
+    precision: Precision | None = None
     ome_tiff: bool = False
 
 

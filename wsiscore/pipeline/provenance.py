@@ -31,6 +31,8 @@ _LIBRARIES = (
     "tifffile",
     "zarr",
     "torch",
+    "openvino",
+    "onnxruntime",
 )
 
 _warnings: ContextVar[list[str] | None] = ContextVar("warnings of the slide", default=None)

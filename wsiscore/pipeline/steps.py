@@ -20,6 +20,7 @@ from wsiscore.analysis.analyse import analyse
 from wsiscore.cells.find import rules_of
 from wsiscore.cells.rules import CenterRules, Rules, rule_flag
 from wsiscore.cells.table import Cells
+from wsiscore.engines.choice import Engine, Precision
 from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, RoiError
 from wsiscore.files import write_png
 from wsiscore.inference import infer_tiles
@@ -186,12 +187,20 @@ def _plan(job: Job, options: TileOptions) -> TileList:
 
 def model_of(options: InferOptions) -> Model:
     """Return the model that the user chose; the last one is kept."""
-    return _model(find_model(options.model or default_model()), options.device, options.maps, options.norm)
+    folder = find_model(options.model or default_model())
+    return _model(folder, options.device, options.maps, options.norm, options.engine, options.precision)
 
 
 @lru_cache(maxsize=1)
-def _model(folder: Path, device: str, maps: Maps, norm: Literal["tile", "slide"] | None) -> Model:
-    return load_model(folder, device, maps=maps, norm=norm)
+def _model(
+    folder: Path,
+    device: str,
+    maps: Maps,
+    norm: Literal["tile", "slide"] | None,
+    engine: Engine | Literal["auto"],
+    precision: Precision | None,
+) -> Model:
+    return load_model(folder, device, maps=maps, norm=norm, engine=engine, precision=precision)
 
 
 def prepare(job: Job, options: InferOptions, *, picture: bool | None = None) -> tuple[TileList, Model]:
@@ -217,11 +226,11 @@ def prepare(job: Job, options: InferOptions, *, picture: bool | None = None) -> 
     with job.record.stage("load_model"):
         model = model_of(options)
     job.record.note("model", card.provenance())
-    job.record.note("settings", {"device": model.device, "margin_px": tiles.grid.margin_px})
+    job.record.note("settings", {"device": model.device, **model.computed_by, "margin_px": tiles.grid.margin_px})
     _log.info(
-        "%s: %d tiles of %d px at %g µm/px, in regions of %s; %s on %s",
+        "%s: %d tiles of %d px at %g µm/px, in regions of %s; %s on %s by %s",
         *(job.slide.path.name, len(tiles.tiles), tiles.grid.tile_px, tiles.grid.mpp, tiles.roi_source),
-        *(card.name, model.device),
+        *(card.name, model.device, " ".join(model.computed_by.values()) or "its own code"),
     )
     return tiles, model
 
