@@ -161,10 +161,10 @@ def numbers(each: Summary) -> tuple[float, ...]:
 
 
 def measurements(
-    sets: Sequence[Mapping[str, Any]], rows: Mapping[str, Sequence[Counts]], how: str
-) -> list[Measurement]:
+    sets: Sequence[Mapping[str, Any]], rows: Mapping[str, Sequence[Counts]], model: str, chosen_on: str
+) -> tuple[Measurement, ...]:
     """Return the entries of a card: recall of each set, F1 where its truth is complete, and the index."""
-    command = f"python benchmarks/left_out.py sets.toml OUT --model MODEL; rules chosen on {how}"
+    command = f"python benchmarks/left_out.py sets.toml OUT --model {model} --card; rules chosen on {chosen_on}"
     found = []
     for about in sets:
         counts = rows[about["name"]]
@@ -175,7 +175,7 @@ def measurements(
         errors = tuple(round(at.index_error, 2) for at in counts if np.isfinite(at.index_error))
         if errors:
             found.append(Measurement(name, INDEX_ERROR, round(each.index_error, 2), command, errors))
-    return found
+    return tuple(found)
 
 
 def main() -> None:
@@ -213,8 +213,8 @@ def main() -> None:
             replace(
                 card,
                 spec=replace(card.spec, rules=rules),
-                chosen_on=tuple(measurements(sets, rows, "all of these sets")),
-                tested_on=tuple(measurements(sets, left, "the other sets")),
+                chosen_on=measurements(sets, rows, given.model, "all of these sets"),
+                tested_on=measurements(sets, left, given.model, "the other sets"),
             ),
         )
     for baseline in given.baseline:

@@ -25,6 +25,7 @@ import numpy as np
 import shapely
 import tifffile
 
+from wsiscore.cells.rules import CenterRules
 from wsiscore.cells.table import Cells
 from wsiscore.regions import Roi
 from wsiscore.roi.geojson import outlines_geojson
@@ -197,7 +198,7 @@ def _score(cells: Cells, roi: Roi, folder: Path) -> None:  # noqa: ARG001
 def _analyse(cells: Cells, roi: Roi, folder: Path) -> None:  # noqa: ARG001
     from wsiscore.analysis.analyse import analyse
 
-    analyse(cells, 0.2)
+    analyse(cells, CenterRules(positive_od=0.2))
 
 
 def _local_index(cells: Cells, roi: Roi, folder: Path) -> None:  # noqa: ARG001

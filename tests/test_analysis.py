@@ -22,6 +22,7 @@ from wsiscore.analysis.flags import FLAGS, join_flags, split_flags
 from wsiscore.analysis.heterogeneity import hexagon_entropy
 from wsiscore.analysis.intervals import COUNTING, Sampling, conformal, p_at_or_above, score_interval
 from wsiscore.analysis.protocols import HOT_SPOT_CELLS, protocols, zone
+from wsiscore.cells.rules import CenterRules
 from wsiscore.cells.table import Cells
 from wsiscore.regions import Roi
 from wsiscore.report.qupath import write_fields
@@ -254,7 +255,20 @@ def test_the_limit_decides_where_the_side_changes_within_the_span() -> None:
     assert curve is not None
     assert curve.span == pytest.approx((15, 40))
     assert [curve.decides(cutoff) for cutoff in (10, 15.5, 20, 39, 50)] == [False, True, True, True, False]
-    assert convention(cells_at(od, od, od, od), positive_od=0.2).used == 0.2
+    assert convention(cells_at(od, od, od, od), CenterRules(positive_od=0.2)).used == 0.2
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1.5), st.floats(0, 1)), min_size=1, max_size=80),
+    st.sampled_from([0.5, 0.8, 0.9, 1.0]),
+)
+def test_the_curve_is_what_another_limit_gives_with_the_same_rules(pairs, sure) -> None:
+    od, positivity = (np.array(column) for column in zip(*pairs, strict=True))
+    rules = CenterRules(positive_od=0.07, sure=sure)
+    curve = convention(cells_at(od, od, positivity, od), rules)
+    assert curve is not None
+    for limit, index in zip(LIMITS, curve.index, strict=True):
+        assert index == pytest.approx(100 * np.mean(replace(rules, positive_od=limit).are_positive(positivity, od)))
 
 
 def test_cells_of_unknown_density_have_no_curve() -> None:

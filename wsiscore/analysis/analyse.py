@@ -10,6 +10,7 @@ from wsiscore.analysis.blocks import BlockSize, block_sizes
 from wsiscore.analysis.convention import ANY_BROWN, LIMITS, PLAINLY_BROWN, Convention, convention
 from wsiscore.analysis.heterogeneity import HEXAGON_UM, hexagon_entropy
 from wsiscore.analysis.protocols import CountedField, Protocols, protocols, zone
+from wsiscore.cells.rules import CenterRules
 from wsiscore.cells.table import Cells
 
 __all__ = ["Analysis", "analyse"]
@@ -76,17 +77,17 @@ class Analysis:
         }
 
 
-def analyse(cells: Cells, positive_od: float | None = None) -> Analysis:
+def analyse(cells: Cells, rules: CenterRules | None = None) -> Analysis:
     """Return the analysis of the counted cells of a slide.
 
     Parameters
     ----------
     cells
         The cells inside the regions.
-    positive_od
-        The limit of DAB optical density by which they were classified, if they were.
+    rules
+        By which they were classified, if by a limit of DAB optical density.
     """
-    return Analysis(block_sizes(cells), convention(cells, positive_od), protocols(cells), hexagon_entropy(cells))
+    return Analysis(block_sizes(cells), convention(cells, rules), protocols(cells), hexagon_entropy(cells))
 
 
 def _field(field: CountedField) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wsiscore.cells.rules import CenterRules
 from wsiscore.cells.table import Cells
 
 __all__ = ["ANY_BROWN", "LIMITS", "PLAINLY_BROWN", "Convention", "convention"]
@@ -19,7 +20,7 @@ ANY_BROWN, PLAINLY_BROWN = 0.10, 0.30
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """The index if a cell were positive from a limit of DAB optical density on.
+    """The index if cells were positive from a limit of DAB optical density on.
 
     Parameters
     ----------
@@ -46,24 +47,28 @@ class Convention:
         return low < cutoff <= high
 
 
-def convention(cells: Cells, positive_od: float | None = None) -> Convention | None:
+def convention(cells: Cells, rules: CenterRules | None = None) -> Convention | None:
     """Return the index by limit; None without cells of known optical density.
 
     Parameters
     ----------
     cells
         The counted cells.
-    positive_od
-        The limit by which they were classified, if they were.
+    rules
+        By which they were classified, if by a limit; the index is then what another limit gives with the same rules.
     """
     known = np.isfinite(cells.dab_od)
     if not known.any():
         return None
     ordered = np.sort(cells.dab_od[known])
+    if rules is not None and rules.positive_od is not None:
+        positivity, dab_od = cells.positivity[known], cells.dab_od[known]
+        limited = rules.are_limited(positivity)
+        above = np.count_nonzero(limited) - np.searchsorted(np.sort(dab_od[limited]), LIMITS, side="left")
+        n_positive = above + np.count_nonzero(positivity[~limited] >= 0.5)
+        return Convention(tuple((100 * n_positive / len(ordered)).tolist()), rules.positive_od, used_is_rule=True)
     below = np.searchsorted(ordered, np.asarray(LIMITS), side="left")
     index = tuple((100 * (1 - below / len(ordered))).tolist())
-    if positive_od is not None:
-        return Convention(index, positive_od, used_is_rule=True)
     n_negative = int(np.count_nonzero(~cells.positive[known]))
     used = float(ordered[n_negative]) if n_negative < len(ordered) else math.nextafter(float(ordered[-1]), math.inf)
     return Convention(index, used)

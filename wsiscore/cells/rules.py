@@ -178,10 +178,13 @@ class CenterRules(Rules):
         self, positivity: npt.NDArray[np.floating], dab_od: npt.NDArray[np.floating]
     ) -> npt.NDArray[np.bool_]:
         """Return which cells are positive, by positivity in [0, 1] and density of DAB above the ground's."""
-        if self.positive_od is None:
-            return np.asarray(positivity >= 0.5)
-        certain = (positivity >= self.sure) | (positivity <= 1 - self.sure)
-        return np.where(certain & (self.sure < 1), positivity >= 0.5, dab_od >= self.positive_od)
+        return np.where(self.are_limited(positivity), dab_od >= (self.positive_od or 0.0), positivity >= 0.5)
+
+    def are_limited(self, positivity: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+        """Return for which cells `positive_od` decides, by their positivity in [0, 1]."""
+        if self.positive_od is None or self.sure == 1:
+            return np.full(np.shape(positivity), self.positive_od is not None)
+        return np.asarray((positivity < self.sure) & (positivity > 1 - self.sure))
 
 
 @dataclass(frozen=True, slots=True)

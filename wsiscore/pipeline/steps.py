@@ -137,8 +137,7 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
             index_errors=[error for errors in by_image.values() for error in errors],
         )
         with job.record.stage("analysis"):
-            limit = applied.positive_od if isinstance(applied, CenterRules) and not edited else None
-            analysis = analyse(cells, limit)
+            analysis = analyse(cells, applied if isinstance(applied, CenterRules) and not edited else None)
         score = replace(
             score,
             n_other=len(others),
