@@ -17,6 +17,7 @@ from commands import rows, run
 from reports import words
 
 from wsiscore.errors import CorrectionError
+from wsiscore.export.exporters import export_slide
 from wsiscore.pipeline.issue import earlier_reports, keep_earlier
 from wsiscore.pipeline.options import ScoreOptions
 from wsiscore.pipeline.steps import score_slide
@@ -113,7 +114,9 @@ def test_an_issued_report_is_replaced_by_a_correction_or_force_alone(folder: Pat
     second = score_slide(mosaic, ScoreOptions(cells=tmp_path / "again.geojson", author="B"))
     assert second.issue.author == "B"
     assert files(folder / "earlier" / "2") == {name: issued[name] for name in files(folder / "earlier" / "2")}
+    exported = export_slide(folder, ["fhir", "spatialdata"])
     third = score_slide(mosaic, ScoreOptions(force=True))
+    assert [path.exists() for path in exported] == [False, False]  # of results that are no more
     assert third.issue is None
     assert earlier_reports(folder) == ["1", "2", "3"]
     assert "cells" not in json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]

@@ -49,6 +49,17 @@ def test_geopandas_opens_the_cells(tmp_path: Path) -> None:
         assert np.allclose(frame.geometry.x, cells.x_um / 0.5, atol=1e-3)
         found = [json.loads(one)["name"] if isinstance(one, str) else one["name"] for one in frame["classification"]]
         assert np.array_equal(np.array(found) == "Positive", cells.positive)
+        assert (frame["radius"] == 8).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lazyslide_reads_the_cells(tmp_path: Path) -> None:
+    """LazySlide makes shapes of SpatialData of what geopandas reads, the class in columns of its own."""
+    geopandas, models = pytest.importorskip("geopandas"), pytest.importorskip("spatialdata.models")
+    write_detections(tmp_path / "cells.geojson", scattered(50), mpp=0.5)
+    frame = geopandas.read_file(tmp_path / "cells.geojson").set_crs(None, allow_override=True)
+    shapes = models.ShapesModel.parse(frame.explode().reset_index(drop=True).drop(columns="classification"))
+    assert (len(shapes), set(shapes.geom_type)) == (50, {"Point"})
 
 
 def test_an_archive_holds_the_same_cells(tmp_path: Path) -> None:

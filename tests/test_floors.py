@@ -28,7 +28,7 @@ LAYERS = [
     ["inference"],
     ["generators"],
     ["report", "evaluation"],
-    ["training"],
+    ["training", "export"],
     ["pipeline"],
     ["cli"],
     ["__main__"],

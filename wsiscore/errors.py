@@ -10,6 +10,7 @@
     ├── MosaicError (ValueError)        a mosaic or tile list is unfinished, stale or foreign
     │   └── DamagedMosaicError          chunks of it are missing or have the wrong checksum
     ├── CorrectionError (ValueError)    corrected cells cannot be used, or a report was issued already
+    ├── ExportError (ValueError)        results cannot be written in the format of another system
     ├── ManifestError (ValueError)      a manifest of slides cannot be used
     ├── TruthError (ValueError)         predictions and what they are measured against do not go together
     └── OutputError (OSError)           a result cannot be written
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 __all__ = [
     "CorrectionError",
     "DamagedMosaicError",
+    "ExportError",
     "ManifestError",
     "ModelError",
     "MosaicError",
@@ -82,6 +84,10 @@ class DamagedMosaicError(MosaicError):
 
 class CorrectionError(WsiscoreError, ValueError):
     """Corrected cells cannot be used, or would replace a report that somebody issued; what was there stands."""
+
+
+class ExportError(WsiscoreError, ValueError):
+    """Results are not there, or cannot be written in the format of another system."""
 
 
 class ManifestError(WsiscoreError, ValueError):

@@ -19,6 +19,7 @@ from wsiscore.regions import Region
 from wsiscore.tiles import TileList
 
 __all__ = [
+    "CHANNEL_COLOURS",
     "Identity",
     "Shard",
     "TileState",
@@ -27,7 +28,7 @@ __all__ = [
     "refuse_other",
 ]
 
-_COLORS = {"positive": "FF4040", "negative": "4080FF", "red": "FF0000", "green": "00FF00", "blue": "0000FF"}
+CHANNEL_COLOURS = {"positive": "FF4040", "negative": "4080FF", "red": "FF0000", "green": "00FF00", "blue": "0000FF"}
 """Of a map in viewers, by the last word of its name."""
 
 
@@ -125,7 +126,12 @@ def _ome(tiles: TileList, channels: Sequence[str], dtype: str, names: Sequence[s
         "omero",
         {
             "channels": [
-                {"label": name, "color": _COLORS.get(name.split("_")[-1], "FFFFFF"), "active": True, "window": window}
+                {
+                    "label": name,
+                    "color": CHANNEL_COLOURS.get(name.split("_")[-1], "FFFFFF"),
+                    "active": True,
+                    "window": window,
+                }
                 for name in channels
             ]
         },

@@ -22,6 +22,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "score": "Score slides, tile lists or mosaics; print a table.",
     "view": "Show a scored slide with every cell in the browser.",
+    "export": "Write the results of slides in the formats of other systems.",
     "cohort": "Rebuild the table and the page of a folder of results.",
     "tile": "Lay tiles over the regions of slides.",
     "infer": "Run a model over slides or tile lists.",

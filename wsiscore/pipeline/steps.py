@@ -22,6 +22,7 @@ from wsiscore.cells.rules import CenterRules, Rules, rule_flag
 from wsiscore.cells.table import Cells
 from wsiscore.engines.choice import Engine, Precision
 from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, RoiError
+from wsiscore.export.exporters import remove_exports
 from wsiscore.files import write_png
 from wsiscore.inference import infer_tiles
 from wsiscore.models.card import read_card
@@ -374,6 +375,7 @@ def _warn(name: str, mosaic: Mosaic, quality: Quality | None) -> None:
 def _write_results(result: Result, job: Job) -> None:
     """Write the files of a slide in the order of `WRITERS`; what shows the run record is written once that is done."""
     keep_earlier(job.folder, result.score.issue)
+    remove_exports(job.folder)
     beside = tuple(name for name in (RUN, TILES) if (job.folder / name).exists())
     beside += tuple(f"{EARLIER}/{number}/report.html" for number in earlier_reports(job.folder))
     result = replace(result, beside=beside)

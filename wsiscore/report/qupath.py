@@ -28,6 +28,7 @@ MOST_PLAIN = 200_000
 _POSITIVE = '{"name":"Positive","color":[250,62,62]}'  # QuPath's own names and colours
 _OTHER = '{"name":"Other","color":[160,160,160]}'  # nuclei other than the tumour's, which do not count
 _NEGATIVE = '{"name":"Negative","color":[112,112,225]}'
+_MARK_UM = 4.0  # radius of the mark of a cell
 _ROWS = 16_384  # cells turned into text at a time: memory does not grow with the slide
 
 
@@ -35,7 +36,8 @@ def write_detections(path: Path, cells: Cells, others: Cells | None = None, *, m
     """Write the cells as a FeatureCollection of points, one feature a line.
 
     Each is a QuPath *detection* of class Positive or Negative with the measurements Confidence, Positivity and
-    DAB OD mean (left out where undefined, as of cells that somebody added). The same cells always get the same ids.
+    DAB OD mean (left out where undefined, as of cells that somebody added). The radius is that of a mark, 4 µm:
+    SpatialData, and with it LazySlide, reads no points without one. The same cells always get the same ids.
 
     Parameters
     ----------
@@ -140,6 +142,7 @@ def write_regions(path: Path, rois: Iterable[Roi], *, mpp: float) -> None:
 def _features(cells: Cells, mpp: float, *, other: bool) -> Iterator[list[str]]:
     """Yield the features of some cells at a time, as JSON."""
     stem = _id_stem(cells)
+    radius = round(_MARK_UM / mpp, 1)
     classes = (_OTHER, _OTHER) if other else (_NEGATIVE, _POSITIVE)
     for start in range(0, len(cells), _ROWS):
         some = cells.select(np.arange(start, min(start + _ROWS, len(cells))))
@@ -147,7 +150,7 @@ def _features(cells: Cells, mpp: float, *, other: bool) -> Iterator[list[str]]:
         columns = (np.round(np.asarray(column, np.float64), 3).tolist() for column in numbers)
         yield [
             f'{{"type":"Feature","id":"{stem}{number:012x}","geometry":{{"type":"Point","coordinates":[{x},{y}]}},'
-            f'"properties":{{"objectType":"detection","classification":{classes[positive]}{_measurements(*values)}}}}}'
+            f'"properties":{{"objectType":"detection","radius":{radius},"classification":{classes[positive]}{_measurements(*values)}}}}}'
             for number, (positive, x, y, *values) in enumerate(
                 zip(some.positive.tolist(), *columns, strict=True), start
             )

@@ -21,7 +21,14 @@ from wsiscore.regions import Roi
 from wsiscore.report.result import CaseResult
 from wsiscore.report.statistics import COLUMNS, HEADER
 
-__all__ = ["CASE_COLUMNS", "read_cells_table", "write_cases_csv", "write_cells_table", "write_scores_csv"]
+__all__ = [
+    "CASE_COLUMNS",
+    "geo_metadata",
+    "read_cells_table",
+    "write_cases_csv",
+    "write_cells_table",
+    "write_scores_csv",
+]
 
 
 _WKB_POINT = np.dtype([("order", "u1"), ("type", "<u4"), ("x", "<f8"), ("y", "<f8")])  # little-endian
@@ -152,7 +159,7 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cel
     if path.suffix == ".csv":
         names = [spreadsheet_text(name) for name in names]
     edited = bool(cells.edit.any())
-    about = _geo_metadata(cells)
+    bounds = [float(each(axis)) for each in (np.min, np.max) for axis in (cells.x_um, cells.y_um)] if len(cells) else []
     starts = range(0, max(len(cells), 1), _ROWS)
     tables = (_rows(cells.select(np.s_[at : at + _ROWS]), counted[at : at + _ROWS], names, edited) for at in starts)
     first = next(tables)
@@ -163,7 +170,7 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cel
                     rows.write_table(table)
             return
         texts = [field.name for field in first.schema if pa.types.is_string(field.type)]
-        schema = _with_points(first).schema.with_metadata({"geo": json.dumps(about)})
+        schema = _with_points(first).schema.with_metadata(geo_metadata(["Point"], bounds))
         with pa.parquet.ParquetWriter(part, schema, compression="zstd", use_dictionary=texts) as rows:
             for table in chain([first], tables):
                 rows.write_table(_with_points(table), row_group_size=_ROWS)
@@ -195,12 +202,21 @@ def _with_points(table: pa.Table) -> pa.Table:
     return table.append_column("geometry", fixed.cast(pa.binary()))  # a fixed length is not allowed
 
 
-def _geo_metadata(cells: Cells) -> dict[str, Any]:
-    """Return the metadata that make the table GeoParquet 1.1."""
-    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": ["Point"], "crs": None}
-    if len(cells):
-        column["bbox"] = [float(each(axis)) for each in (np.min, np.max) for axis in (cells.x_um, cells.y_um)]
-    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+def geo_metadata(kinds: Sequence[str], bounds: Sequence[float]) -> dict[str, str]:
+    """Return the metadata that make a table with outlines or points as WKB in ``geometry`` GeoParquet 1.1.
+
+    Parameters
+    ----------
+    kinds
+        Of the geometries, such as ``Point``.
+    bounds
+        Left, top, right, bottom of all; empty if there are none.
+    """
+    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": list(kinds), "crs": None}
+    if bounds:
+        column["bbox"] = list(bounds)
+    about = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    return {"geo": json.dumps(about)}
 
 
 def read_cells_table(folder: Path, rois: Sequence[str] = ()) -> tuple[Cells, Cells] | None:

@@ -1,0 +1,1 @@
+"""The results of a scored slide in the formats of other systems, written on request."""
