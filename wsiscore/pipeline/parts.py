@@ -87,7 +87,9 @@ def _begin(job: SlideJob) -> _Begun | None:
                 return None
             tiles, model = prepare(opened, options, picture=False)
             mosaic, _ = open_mosaic(opened.slide, tiles, model, opened.folder / MOSAIC, batch_size=options.batch_size)
-            return _Begun(opened.slide.path.absolute(), opened.slide.mpp, options, mosaic.path, _to_do(mosaic))
+            shards = _to_do(mosaic)
+            path = opened.slide.path.absolute()
+            return _Begun(path, opened.slide.mpp, options, mosaic.path, shards) if shards else None
     except WsiscoreError:  # which the job that scores the slide says
         return None
 
