@@ -12,7 +12,7 @@ PACKAGE = ROOT / "wsiscore"
 
 LAYERS = [
     ["errors"],
-    ["files", "messages", "regions", "stain", "threads"],
+    ["coverage", "files", "messages", "regions", "stain", "threads"],
     ["slide"],
     ["roi", "tiles"],
     ["quality"],

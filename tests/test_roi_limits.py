@@ -158,9 +158,7 @@ def test_a_core_is_compared_with_the_corners_near_it_only(outlines, monkeypatch)
     grid = TileGrid(12_000, 12_000, 0.5, 192, 0)
     rois = [Roi(str(number), outline) for number, outline in enumerate(outlines)]
     corners = int(shapely.get_num_coordinates(outlines).sum())
-    compared = counting(
-        monkeypatch, "intersection", lambda a, b: int(np.sum(shapely.get_num_coordinates(a)) * np.size(b))
-    )
+    compared = counting(monkeypatch, "intersection", lambda a, _b: int(np.sum(shapely.get_num_coordinates(a))))
     listed = grid.touching(rois, 0.5)
     assert sum(compared) < 15 * corners + 1000 * len(grid)
     union = shapely.union_all(outlines)
@@ -173,13 +171,31 @@ def test_a_core_is_compared_with_the_corners_near_it_only(outlines, monkeypatch)
 
 
 @settings(max_examples=30)
-@given(st.integers(0, 2**32), st.floats(0, 1))
-def test_cutting_changes_no_tile(seed: int, min_coverage: float) -> None:
+@given(st.integers(0, 2**32), st.sampled_from([0, 0.1, 0.5, 0.9]), st.integers(5, 400))
+def test_the_tiles_are_those_of_a_direct_comparison(seed: int, least: float, corners: int) -> None:
     rng = np.random.default_rng(seed)
-    rois = [Roi(str(n), shapely.Point(*(rng.random(2) * 400)).buffer(rng.random() * 90)) for n in range(6)]
+    discs = shapely.buffer(shapely.points(rng.random((6, 2)) * 400), rng.random(6) * 90)
+    squares = shapely.box(*(edges := rng.integers(0, 9, (2, 3)) * 30), *(edges + 30 * rng.integers(1, 4, 3)))
+    rois = [Roi(str(n), outline) for n, outline in enumerate([*discs, *squares])]
     grid = TileGrid(900, 800, 0.5, 60, 0)
+    union, wanted = shapely.union_all([*discs, *squares]), {}
+    for tile in grid:
+        core = shapely.box(*tile.write.bounds_um)
+        wanted[tile.row, tile.col] = union.intersection(core).area / core.area
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsiscore.tiles._MOST_CORNERS", 10**9)
-        whole = grid.touching(rois, min_coverage)
-        patch.setattr("wsiscore.tiles._MOST_CORNERS", 8)
-        assert grid.touching(rois, min_coverage) == whole
+        patch.setattr("wsiscore.coverage._MOST_CORNERS", corners * 20)
+        patch.setattr("wsiscore.coverage._MANY_CORNERS", corners)
+        listed = grid.touching(rois, least)
+    assert listed == sorted(listed)
+    for place, fraction in wanted.items():
+        if abs(fraction - least) > 1e-9 or least == 0:
+            assert (place in listed) == (fraction > 0 and fraction >= least)
+
+
+def test_a_tile_in_a_heap_of_regions_is_compared_with_few_of_them(monkeypatch) -> None:
+    discs = shapely.buffer(shapely.points(np.random.default_rng(0).random((500, 2)) * 100 + 200), 150)
+    rois = [Roi(str(n), disc) for n, disc in enumerate(discs)]
+    compared = counting(monkeypatch, "intersection", lambda a, _b: np.size(a))
+    listed = TileGrid(1000, 1000, 0.5, 50, 0).touching(rois)
+    assert sum(compared) < len(listed) + 10
+    assert len(listed) > 100

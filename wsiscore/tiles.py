@@ -13,6 +13,7 @@ import numpy.typing as npt
 import shapely
 from shapely.geometry import mapping, shape
 
+from wsiscore.coverage import covered
 from wsiscore.errors import MosaicError, RoiError, SlideError
 from wsiscore.files import replacing
 from wsiscore.regions import Region, Roi
@@ -24,8 +25,6 @@ _FORMAT = "wsiscore-tiles-1"
 _WINDOWS = 32  # most windows of a sample, of this side and margin
 _WINDOW_PX = 256
 _WINDOW_MARGIN_PX = 32
-Polygons = npt.NDArray[Any]
-_MOST_CORNERS = 500  # of an outline that is compared with each core
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,44 +136,13 @@ class TileGrid:
             return []
         side = self.core_px * self.mpp
         left, top, right, bottom = shapely.total_bounds(parts).tolist()
-        rows = range(max(int(top // side), 0), min(int(bottom // side) + 1, self.rows))
-        cols = range(max(int(left // side), 0), min(int(right // side) + 1, self.cols))
-        covered = self._covered(parts, rows, cols)
-        return sorted(place for place, fraction in covered if fraction > 0 and fraction >= min_coverage)
-
-    def _covered(self, parts: Polygons, rows: range, cols: range) -> Iterator[tuple[tuple[int, int], float]]:
-        """Yield the (row, col) of the cores in a block of tiles that polygons meet, and the fraction they cover.
-
-        A block with many corners is halved, and its large polygons are cut, so that each core is compared with the
-        corners near it only.
-        """
-        if not len(parts) or not rows or not cols:
-            return
-        if shapely.get_num_coordinates(parts).sum() > _MOST_CORNERS and max(len(rows), len(cols)) > 1:
-            for part_rows, part_cols in _halves(rows, cols):
-                yield from self._covered(_cut(parts, self._bounds_um(part_rows, part_cols)), part_rows, part_cols)
-            return
-        outline = shapely.disjoint_subset_union_all(parts)
-        shapely.prepare(outline)
-        across = np.arange(cols.start, cols.stop)
-        side = self.core_px * self.mpp
-        x1 = np.minimum((across + 1) * self.core_px, self.width_px) * self.mpp
-        for row in rows:  # a row at a time keeps memory flat on the largest slides
-            y1 = min((row + 1) * self.core_px, self.height_px) * self.mpp
-            cores = shapely.box(across * side, row * side, x1, y1)
-            met = np.flatnonzero(shapely.intersects(outline, cores))
-            whole = shapely.covers(outline, cores[met])
-            fractions = np.ones(len(met))
-            border = cores[met[~whole]]
-            fractions[~whole] = shapely.area(shapely.intersection(outline, border)) / shapely.area(border)
-            yield from (((row, col), part) for col, part in zip(across[met].tolist(), fractions.tolist(), strict=True))
-
-    def _bounds_um(self, rows: range, cols: range) -> tuple[float, float, float, float]:
-        """Return left, top, right, bottom of a block of cores."""
-        side = self.core_px * self.mpp
-        right = min(cols.stop * self.core_px, self.width_px) * self.mpp
-        bottom = min(rows.stop * self.core_px, self.height_px) * self.mpp
-        return cols.start * side, rows.start * side, right, bottom
+        row, rows = max(int(top // side), 0), min(int(bottom // side) + 1, self.rows)
+        col, cols = max(int(left // side), 0), min(int(right // side) + 1, self.cols)
+        if row >= rows or col >= cols:
+            return []
+        x = np.minimum(np.arange(col, cols + 1) * self.core_px, self.width_px) * self.mpp
+        y = np.minimum(np.arange(row, rows + 1) * self.core_px, self.height_px) * self.mpp
+        return sorted((row + down, col + across) for down, across in covered(parts, x, y, min_coverage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,27 +282,6 @@ def rois_from_json(values: Sequence[dict[str, Any]]) -> list[Roi]:
         if roi.outline_um.geom_type not in ("Polygon", "MultiPolygon"):
             raise RoiError(f"ROI {roi.name!r} is a {roi.outline_um.geom_type}, wanted a polygon")
     return rois
-
-
-def _halves(rows: range, cols: range) -> list[tuple[range, range]]:
-    """Return a block of tiles cut in two across its longer side."""
-    if len(rows) >= len(cols):
-        middle = (rows.start + rows.stop) // 2
-        return [(range(rows.start, middle), cols), (range(middle, rows.stop), cols)]
-    middle = (cols.start + cols.stop) // 2
-    return [(rows, range(cols.start, middle)), (rows, range(middle, cols.stop))]
-
-
-def _cut(parts: Polygons, bounds: tuple[float, float, float, float]) -> Polygons:
-    """Return the polygons that meet a rectangle, those of many corners cut to it."""
-    left, top, right, bottom = bounds
-    x0, y0, x1, y1 = shapely.bounds(parts).T
-    parts = parts[(x0 <= right) & (x1 >= left) & (y0 <= bottom) & (y1 >= top)]
-    x0, y0, x1, y1 = shapely.bounds(parts).T
-    crosses = (x0 < left) | (x1 > right) | (y0 < top) | (y1 > bottom)
-    crosses &= shapely.get_num_coordinates(parts) > _MOST_CORNERS // 5
-    pieces = shapely.get_parts(shapely.intersection(parts[crosses], shapely.box(*bounds)))
-    return np.concatenate([parts[~crosses], pieces[shapely.get_dimensions(pieces) == 2]])
 
 
 def sample_windows(
