@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from making import Darkness, as_model, whole, write_png
 
-from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, OutputError, SlideError
+from wsiscore.errors import ModelError, MosaicError, OutputError, SlideError
 from wsiscore.inference import infer, infer_tiles
 from wsiscore.map_codes import DAB_CHANNEL
 from wsiscore.models.card import Weights
@@ -254,31 +254,6 @@ def test_a_tile_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     clean = infer_tiles(sound, tiles, as_model(Darkness()), tmp_path / "clean.ome.zarr", batch_size=2)
     assert (found.read(0, 0, 1150, 1150) == clean.read(0, 0, 1150, 1150)).all()
     assert bytes_of(found.path / "0") == bytes_of(clean.path / "0")
-
-
-def shard_files(mosaic: Mosaic) -> list[Path]:
-    return sorted(path for path in (mosaic.path / "0" / "c").rglob("*") if path.is_file())
-
-
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), lost=st.booleans())
-def test_damage_is_an_error_and_is_computed_again(
-    slide: Slide, tmp_path: Path, where: float, bit: int, lost: bool
-) -> None:
-    path = tmp_path / "m.ome.zarr"
-    mosaic = infer(slide, everything(slide), as_model(Darkness()), path)
-    whole_bytes, (shard,) = bytes_of(path), shard_files(mosaic)
-    if lost:
-        shard.unlink()
-    else:
-        content = bytearray(shard.read_bytes())
-        content[int(where * len(content))] ^= 1 << bit
-        shard.write_bytes(content)
-    with pytest.raises(DamagedMosaicError, match=r"damaged at 0/c/0/0/0"):
-        mosaic.read(0, 0, 210, 150)
-    Mosaic(path, writable=True).reset(mosaic.tiles.tiles)
-    infer(slide, everything(slide), as_model(Darkness()), path)
-    assert bytes_of(path) == whole_bytes
 
 
 class Broken(Darkness):

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import Darkness, as_model, whole, write_png
 
-from wsiscore.errors import DamagedMosaicError, ResolutionError
+from wsiscore.errors import ResolutionError
 from wsiscore.inference import infer
 from wsiscore.mosaic import Mosaic
 from wsiscore.quality.assess import ADVICE, LIMITS, Quality, assess
@@ -216,20 +216,6 @@ def test_a_mosaic_holds_the_measures_of_each_tile(slide: Slide, mosaic: Mosaic) 
     assert isinstance(array, zarr.Array)
     assert array.metadata.dimension_names == ("row", "col", "measure")
     assert array.attrs["measures"] == list(MEASURES)
-
-
-def test_lost_or_damaged_measures_are_noticed_and_made_again(slide: Slide, mosaic: Mosaic) -> None:
-    chunk = next((mosaic.path / "quality" / "c").rglob("0/0/0"))
-    before = chunk.read_bytes()
-    for content in (None, before[:-3] + bytes(3)):
-        chunk.unlink()
-        if content is not None:
-            chunk.write_bytes(content)
-        with pytest.raises(DamagedMosaicError, match="quality/c/0/0/0") as error:
-            mosaic.measures()
-        Mosaic(mosaic.path, writable=True).reset(error.value.tiles)
-        infer(slide, whole(200, 200), as_model(Darkness()), mosaic.path)
-        assert chunk.read_bytes() == before
 
 
 def test_a_mosaic_of_an_earlier_version_has_no_measures(mosaic: Mosaic) -> None:

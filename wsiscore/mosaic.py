@@ -33,7 +33,7 @@ from wsiscore.ome_zarr import (
     metadata,
     refuse_other,
 )
-from wsiscore.quality.stored import QUALITY, TileMeasures
+from wsiscore.quality.stored import CHUNK_ERRORS, QUALITY, TileMeasures
 from wsiscore.regions import Region
 from wsiscore.shards import Place, Shards, array_of
 from wsiscore.tiles import TileGrid, TileList
@@ -145,8 +145,8 @@ class Mosaic:
         """Open the mosaic at `path` for writing, if it was started in just this way; None if there is none.
 
         One of other regions on the same grid keeps its finished tiles and lists the new ones too; a finished one that
-        holds more maps than wanted will do. What a killed process left of a layout is removed, and so is an unfinished
-        or partly unreadable mosaic of another file at the slide's path, or one of which `drop_maps` removed the maps.
+        holds more maps than wanted will do. One whose metadata or states are damaged is removed with a warning; without
+        one, an unfinished or partly unreadable one of another file at the slide's path, or without maps (`drop_maps`).
 
         Parameters
         ----------
@@ -186,13 +186,17 @@ class Mosaic:
 
     @classmethod
     def _own(cls, path: Path) -> Self | None:
-        """Return the mosaic at `path`; None for a part of a layout, without the metadata that completes it."""
+        """Return the mosaic at `path`; None if it is too damaged to be continued."""
         try:
-            return cls(path, writable=True)
-        except MosaicError:
-            if not path.is_dir() or not {child.name for child in path.iterdir()} <= _OWN_NAMES:
+            found = cls(path, writable=True)
+            found.states()
+        except MosaicError as error:
+            own = path.is_dir() and {child.name for child in path.iterdir()} <= _OWN_NAMES
+            if not own or error.__cause__ is None:  # of another version
                 raise
+            _log.warning("%s is damaged (%s) and is computed again", path, error.__cause__)
             return None
+        return found
 
     def _list(self, tiles: TileList, channels: Sequence[str]) -> None:
         """List the tiles of other regions; those that are done stay."""
@@ -221,7 +225,7 @@ class Mosaic:
         """Return the (rows, cols) array of `TileState`, or that of some tiles."""
         try:
             return np.asarray(self._done[tiles], dtype=np.uint8)
-        except (OSError, ValueError) as error:
+        except CHUNK_ERRORS as error:
             raise MosaicError(f"{self.path}/done is damaged ({error}); delete {self.path} and infer again") from error
 
     def missing(self) -> int:
@@ -239,7 +243,13 @@ class Mosaic:
 
     def measures_of(self, shard: Shard, *, empty: bool = False) -> npt.NDArray[np.float32] | None:
         """Return the measures of a shard's tiles, (rows, cols, measures): nan where none is written, all if `empty`."""
-        return self._quality.of(shard.place(self._quality.side), empty=empty) if self._quality else None
+        if self._quality is None:
+            return None
+        place = shard.place(self._quality.side)
+        try:
+            return self._quality.of(place, empty=empty)
+        except CHUNK_ERRORS as error:
+            raise self._damaged([place], str(error), f"{QUALITY}/c", "/0") from error
 
     def measures(self) -> npt.NDArray[np.float32] | None:
         """Return the measures of all tiles, (rows, cols, measures) as `wsiscore.quality.measures.MEASURES`.
@@ -253,10 +263,7 @@ class Mosaic:
         """
         if self._quality is None:
             return None
-        values, broken = self._quality.read()
-        if not broken:
-            lost = np.argwhere((self.states() == TileState.WRITTEN) & np.isnan(values[..., 0])) // self._quality.side
-            broken = sorted({(row, col) for row, col in lost.tolist()})
+        values, broken = self._quality.read(self.states() == TileState.WRITTEN)
         if broken:
             raise self._damaged(broken, "the measures of tiles cannot be read", f"{QUALITY}/c", "/0")
         return values
@@ -351,15 +358,17 @@ class Mosaic:
         self._refuse_missing(*within)
         try:
             return self._shards.read(x0, y0, x1, y1)
-        except Exception as error:
-            raise self._damaged(self._shards.broken(self._shards.touched(*within)), str(error)) from error
+        except CHUNK_ERRORS as error:
+            if broken := self._shards.broken(self._shards.touched(*within)):
+                raise self._damaged(broken, str(error)) from error
+            raise
 
     def _refuse_missing(self, x0: int, y0: int, x1: int, y1: int) -> None:
         if self.about["format"] == _FORMATS_READ[0] or x0 >= x1 or y0 >= y1:
             return
         for place in self._shards.touched(x0, y0, x1, y1):
             if not self._shards.there(place) and (self.states(self._tiles_of(place)) == TileState.WRITTEN).any():
-                raise self._damaged([place], "the file is missing")
+                raise self._damaged([place], "the file is missing or empty")
 
     def _damaged(self, shards: Sequence[Place], why: str, before: str = "0/c/0", after: str = "") -> DamagedMosaicError:
         n, states, places = self._shards.tiles, self.states(), set(shards)

@@ -16,6 +16,7 @@ import zarr
 from wsiscore.errors import MosaicError
 from wsiscore.ome_zarr import Shard
 from wsiscore.pyramid import levels, reductions, with_shards, write_levels
+from wsiscore.quality.stored import CHUNK_ERRORS
 from wsiscore.regions import Region
 from wsiscore.tiles import TileGrid
 
@@ -85,12 +86,13 @@ class Shards:
         target[:, y : y + maps.shape[1], x : x + maps.shape[2]] = cast(Any, maps)
 
     def read(self, x0: int, y0: int, x1: int, y1: int) -> Array:
-        """Return the maps in a rectangle as stored; whatever Zarr raises if a file is damaged."""
+        """Return the maps in a rectangle as stored; one of `CHUNK_ERRORS` if a file is damaged."""
         return np.asarray(self._maps[:, y0:y1, x0:x1])
 
     def there(self, place: Place) -> bool:
-        """Return whether the file of a shard exists."""
-        return self._file(place).is_file()
+        """Return whether the file of a shard exists and is not empty: Zarr reads an empty one as zeros."""
+        file = self._file(place)
+        return file.is_file() and file.stat().st_size > 0
 
     def touched(self, x0: int, y0: int, x1: int, y1: int) -> Iterator[Place]:
         """Yield the shards that a rectangle touches."""
@@ -110,7 +112,7 @@ class Shards:
     def _is_broken(self, at: Region) -> bool:
         try:
             self.read(at.x, at.y, at.x + at.width, at.y + at.height)
-        except Exception:  # noqa: BLE001 - a damaged chunk raises whatever its codec raises
+        except CHUNK_ERRORS:
             return True
         return False
 

@@ -15,10 +15,12 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from wsiscore.quality.measures import MEASURES
 from wsiscore.tiles import TileGrid
 
-__all__ = ["QUALITY", "TileMeasures"]
+__all__ = ["CHUNK_ERRORS", "QUALITY", "TileMeasures"]
 
 QUALITY = "quality"
 """Name of the array."""
+CHUNK_ERRORS = (OSError, RuntimeError, ValueError)
+"""What Zarr raises of a damaged chunk: of its file, of Zstandard, and of the checksum or a wrong size."""
 
 Measures = npt.NDArray[np.float32]
 Place = tuple[int, int]
@@ -63,12 +65,16 @@ class TileMeasures:
         """Write the measures of all tiles of a chunk in one step."""
         self._array[self._tiles(chunk)] = values
 
-    def read(self) -> tuple[Measures, list[Place]]:
-        """Return the measures of all tiles, and the chunks, (row, col), that cannot be read."""
+    def read(self, written: npt.NDArray[np.bool_]) -> tuple[Measures, list[Place]]:
+        """Return the measures of all tiles, and the chunks, (row, col), that cannot be read or lack a written tile."""
         try:
-            return np.asarray(self._array[:], dtype=np.float32), []
-        except Exception:  # noqa: BLE001 - a damaged chunk raises whatever its codec raises
-            return np.full(self._array.shape, np.nan, np.float32), [c for c in self._chunks() if self._is_broken(c)]
+            values = np.asarray(self._array[:], dtype=np.float32)
+            lost = np.argwhere(written & np.isnan(values[..., 0])) // self.side
+            return values, sorted({(row, col) for row, col in lost.tolist()})
+        except CHUNK_ERRORS:
+            if broken := [chunk for chunk in self._chunks() if self._is_broken(chunk)]:
+                return np.full(self._array.shape, np.nan, np.float32), broken
+            raise
 
     def _chunks(self) -> list[Place]:
         rows, cols = (-(-size // self.side) for size in self._array.shape[:2])
@@ -77,7 +83,7 @@ class TileMeasures:
     def _is_broken(self, chunk: Place) -> bool:
         try:
             self.of(chunk)
-        except Exception:  # noqa: BLE001 - as in `read`
+        except CHUNK_ERRORS:
             return True
         return False
 

@@ -129,7 +129,7 @@ class OmeZarrReader(Reader):
     def _refuse_missing(
         self, written: npt.NDArray[np.bool_], level: int, x: int, y: int, width: int, height: int
     ) -> None:
-        """Raise a SlideError if the file of a written shard is missing, which Zarr would read as white."""
+        """Raise a SlideError if the file of a written shard is missing or empty, which Zarr would read as white."""
         array = self._arrays[level]
         side = array.shards[-1]
         tiles = side * 2**level // self._arrays[0].chunks[-1]  # of level 0 that a shard covers, on each side
@@ -138,8 +138,10 @@ class OmeZarrReader(Reader):
                 if not written[row * tiles : (row + 1) * tiles, col * tiles : (col + 1) * tiles].any():
                     continue
                 name = f"{array.path}/{array.metadata.encode_chunk_key((0, row, col))}"
-                if not (self.path / name).is_file():
-                    raise SlideError(f"{self.path} is damaged: {name} is missing; copy it again, or infer it again")
+                file = self.path / name
+                if not (file.is_file() and file.stat().st_size):
+                    found = "empty" if file.is_file() else "missing"
+                    raise SlideError(f"{self.path} is damaged: {name} is {found}; copy it again, or infer it again")
 
 
 def is_virtual(path: Path) -> bool:
