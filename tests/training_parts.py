@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from click.testing import CliRunner, Result
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 
 from wsiscore.cli import main
 from wsiscore.generators import atst
@@ -105,6 +107,19 @@ def signal_after(steps: int, number: int, *, rank: str = "0", group: bool = Fals
 def die_after(steps: int) -> None:
     """Make this process kill itself, as a power cut would, in the step after so many."""
     signal_after(steps, signal.SIGKILL)
+
+
+def keep_gradients(path: Path) -> RemovableHandle:
+    """Save the gradients that the first step of any optimiser takes, in one piece, with the rank of the process."""
+
+    def save(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+        hook.remove()
+        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        gradients = np.concatenate([parameter.grad.numpy().ravel() for parameter in parameters])
+        np.save(path.with_name(f"{path.name}-{os.environ.get('RANK', '0')}.npy"), gradients)
+
+    hook = register_optimizer_step_post_hook(save)
+    return hook
 
 
 SMALL_ATST = atst.Config(width=4, encoder_width=16, depth=4, heads=2, discriminator_width=4, blocks=1)
