@@ -35,7 +35,7 @@ from wsiscore.ome_zarr import (
 )
 from wsiscore.quality.stored import CHUNK_ERRORS, QUALITY, TileMeasures
 from wsiscore.regions import Region
-from wsiscore.shards import Place, Shards, array_of
+from wsiscore.shards import Place, Shards, array_of, group_of
 from wsiscore.tiles import TileGrid, TileList
 
 __all__ = ["Mosaic"]
@@ -71,7 +71,7 @@ class Mosaic:
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.path = Path(path)
         try:
-            self._group = zarr.open_group(self.path, mode="r+" if writable else "r", zarr_format=3)
+            self._group = group_of(self.path, "r+" if writable else "r")
             about = cast(dict[str, Any], self._group.attrs["wsiscore"])
             if about["format"] not in _FORMATS_READ:
                 raise MosaicError(f"{path} has format {about['format']!r}, this version reads {_FORMAT!r}; infer again")
@@ -191,9 +191,8 @@ class Mosaic:
             found = cls(path, writable=True)
             found.states()
         except MosaicError as error:
-            own = path.is_dir() and {child.name for child in path.iterdir()} <= _OWN_NAMES
-            if not own or error.__cause__ is None:  # of another version
-                raise
+            if error.__cause__ is None or not path.is_dir() or {child.name for child in path.iterdir()} - _OWN_NAMES:
+                raise  # of another version, or not ours
             _log.warning("%s is damaged (%s) and is computed again", path, error.__cause__)
             return None
         return found

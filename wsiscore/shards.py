@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,16 +20,29 @@ from wsiscore.quality.stored import CHUNK_ERRORS
 from wsiscore.regions import Region
 from wsiscore.tiles import TileGrid
 
-__all__ = ["Place", "Shards", "array_of"]
+__all__ = ["Place", "Shards", "array_of", "group_of"]
+
+_METADATA_ERRORS = (*CHUNK_ERRORS, KeyError, TypeError, AttributeError)  # what Zarr raises of a zarr.json
 
 Array = npt.NDArray[np.generic]
 Place = tuple[int, int]
 """(row, col) of a shard."""
 
 
+def group_of(path: Path, mode: Literal["r", "r+"]) -> zarr.Group:
+    """Open the group of a mosaic; MosaicError if it is missing, or its metadata are damaged."""
+    try:
+        return zarr.open_group(path, mode=mode, zarr_format=3)
+    except _METADATA_ERRORS as error:
+        raise MosaicError(f"{path} is not a mosaic of wsiscore ({error}); run `wsiscore infer`") from error
+
+
 def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """Return an array of a mosaic; MosaicError if something else has its name."""
-    array = group[name]
+    """Return an array of a mosaic; MosaicError if its metadata are damaged, or something else has its name."""
+    try:
+        array = group[name]
+    except _METADATA_ERRORS as error:
+        raise MosaicError(f"{group.store_path}/{name} is damaged ({error}); run `wsiscore infer` again") from error
     if not isinstance(array, zarr.Array):
         raise MosaicError(f"{group.store_path}/{name} is a {type(array).__name__}, wanted an array; infer again")
     return array

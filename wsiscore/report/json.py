@@ -102,12 +102,15 @@ def _score(values: dict[str, Any]) -> SlideScore:
     if virtual and not all(isinstance(value, str) for value in asdict(virtual).values() if value is not None):
         raise TypeError("a virtual stain is described by texts")
     slide, model, cutoff, by_roi = (values[key] for key in ("slide", "model", "cutoff", "by_roi"))
-    if not isinstance(slide, str) or not isinstance(model, str) or not isinstance(by_roi, dict):
-        raise TypeError("slide and model are texts, and by_roi is an object")
+    left_out = values.get("excluded") or {}
+    if not (
+        isinstance(slide, str) and isinstance(model, str) and isinstance(by_roi, dict) and isinstance(left_out, dict)
+    ):
+        raise TypeError("slide and model are texts, and by_roi and excluded are objects")
     if not 0 < float(cutoff) < 100:
         raise ValueError(f"the cutoff is a percentage between 0 and 100, got {cutoff}")
     regions = {name: _tally(numbers) for name, numbers in by_roi.items()}
-    excluded = {str(name): _area(area) for name, area in (values.get("excluded") or {}).items()}
+    excluded = {str(name): _area(area) for name, area in left_out.items()}
     path, sha256, case = (str(values.get(key) or "") for key in ("path", "sha256", "case"))
     return SlideScore(
         slide,
