@@ -46,6 +46,7 @@ _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os
 _LEFTOVERS = (".part", ".partial", ".new")
 _RUN_TIMES = ("started", "finished", "stages", "process_peak_memory_mb")
 _PAGE_TIMES = re.compile(rb"<h3>Time by stage, and memory</h3><dl>.*?</dl>|\d{4}-\d\d-\d\dT[\d:+]+", re.DOTALL)
+_DAMAGE = re.compile(r"[^<]*mosaic\.ome\.zarr is damaged at [^<]*; score the slide itself, which computes it again")
 _CORNERS_PX = ((40, 40), (2000, 40), (2000, 2000))  # regions in three shards
 
 Failure = str
@@ -121,12 +122,11 @@ def score(slides: Sequence[Path], out: Path, *, kill_at: int = 0) -> int:
     return finish(start(["score", *slides], out, kill_at=kill_at))
 
 
-def bytes_of(out: Path, *, warnings: bool = True) -> dict[str, str]:
+def bytes_of(out: Path, *, damaged: bool = False) -> dict[str, str]:
     """Return the hash of each file of a folder of results, without times; folders too, and what kills left.
 
-    Without `warnings`, those in ``run.json`` do not count, nor does the report, which prints them.
+    Of results that were `damaged`, the warning that says so is left out of ``run.json`` and of the report.
     """
-    ignored = _RUN_TIMES if warnings else (*_RUN_TIMES, "warnings")
     found = {}
     for path in sorted(out.rglob("*")):
         name = str(path.relative_to(out))
@@ -137,20 +137,30 @@ def bytes_of(out: Path, *, warnings: bool = True) -> dict[str, str]:
             continue
         content = path.read_bytes()
         if path.name == "run.json":
-            values = json.loads(content)
-            content = json.dumps({key: value for key, value in values.items() if key not in ignored}).encode()
+            values = {key: value for key, value in json.loads(content).items() if key not in _RUN_TIMES}
+            if damaged:
+                values["warnings"] = [text for text in values["warnings"] if not _DAMAGE.fullmatch(text)]
+            content = json.dumps(values).encode()
         elif path.name == "report.html":
-            content = _PAGE_TIMES.sub(b"", content) if warnings else b""
+            content = _PAGE_TIMES.sub(b"", content)
+            if damaged:
+                content = re.sub(b"<li>" + _DAMAGE.pattern.encode() + b"</li>\n", b"", content)
         found[name] = hashlib.sha256(content).hexdigest()
     return found
 
 
-def difference(out: Path, wanted: dict[str, str], *, warnings: bool = True) -> str:
+def difference(out: Path, wanted: dict[str, str], *, damaged: bool = False) -> str:
     """Return in words how a folder of results differs from an undisturbed one; empty if it does not."""
-    found = bytes_of(out, warnings=warnings)
+    found = bytes_of(out, damaged=damaged)
     left = [name for name in found if name.endswith(_LEFTOVERS)]
     changed = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     return f"left behind: {left}" if left else f"differs in {changed}" if changed else ""
+
+
+def warnings_of(folder: Path) -> list[str]:
+    """Return the warnings in the ``run.json`` of a slide's folder."""
+    warnings: list[str] = json.loads((folder / "run.json").read_text(encoding="utf-8"))["warnings"]
+    return warnings
 
 
 def rows(out: Path) -> list[str]:
@@ -196,12 +206,17 @@ class Chaos:
         """Return the number of file operations of the last run into a folder that was not killed."""
         return int(out.with_name(out.name + ".operations").read_text())
 
-    def resumed(self, out: Path, *, warnings: bool = True) -> Failure:
-        """Score the slide, and return how the results differ from an undisturbed run; empty if they do not."""
+    def resumed(self, out: Path, *, damaged: bool = False) -> Failure:
+        """Score the slide, and return how the results differ from an undisturbed run; empty if they do not.
+
+        Of results that were `damaged`, ``run.json`` must say so.
+        """
         if status := score([self.slide], out):
             return f"exit status {status}: {self.log(out).strip().splitlines()[-1]}"
-        if failure := difference(out, bytes_of(self.whole, warnings=warnings), warnings=warnings):
+        if failure := difference(out, self.wanted, damaged=damaged):
             return failure
+        if damaged and not any(map(_DAMAGE.fullmatch, warnings_of(out / "slide"))):
+            return "no warning in run.json"
         shutil.rmtree(out)
         return ""
 
@@ -293,7 +308,7 @@ class Chaos:
                 content[self.random.randrange(len(content))] ^= 1 << self.random.randrange(8)
                 (out / shard).write_bytes(content)
             refused = score([out / mosaic], self.new()) == 1
-            failure = self.resumed(out, warnings=False)  # they say that it was damaged
+            failure = self.resumed(out, damaged=True)
             yield (failure and f"{shard} {change}: {failure}") or ("" if refused else f"{shard} {change}: accepted")
 
 

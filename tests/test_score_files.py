@@ -210,7 +210,8 @@ def test_a_score_of_an_earlier_version_is_read(tmp_path):
                 {"virtual": {"model": 1, "slide": "s"}}, {"virtual": {"other": "m"}},
                 {"virtual": {"model": "m", "slide": "s", "weights_sha256": 3}}, {"virtual": [1]},
                 {"flags": ["pale"]}, {"flags": None}, {"issue": 3}, {"issue": {"author": "A"}},
-                {"issue": {"author": "A", "date": "", "edits": {"added": 1}}}, {"excluded": "x"}, {"excluded": 0.5}, {"excluded": [1]},
+                {"issue": {"author": "A", "date": "", "edits": {"added": 1}}},
+                {"excluded": "x"}, {"excluded": 0.5}, {"excluded": [1]},
             )
         ),
     ],

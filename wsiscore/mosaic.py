@@ -260,9 +260,7 @@ class Mosaic:
         DamagedMosaicError
             If those of a written tile are missing or have the wrong checksum.
         """
-        if self._quality is None:
-            return None
-        values, broken = self._quality.read(self.states() == TileState.WRITTEN)
+        values, broken = self._quality.read(self.states() == TileState.WRITTEN) if self._quality else (None, [])
         if broken:
             raise self._damaged(broken, "the measures of tiles cannot be read", f"{QUALITY}/c", "/0")
         return values
