@@ -114,6 +114,9 @@ def test_a_card_that_lacks_or_mistypes_a_rule_says_which(model, rule):
     edit(model, lambda data: data["spec"]["rules"].update({rule: True}))
     with pytest.raises(ModelError, match=f"'spec' is wrong: {rule} must be .* got True"):
         read_card(model)
+    edit(model, lambda data: data["spec"]["rules"].update({rule: 10**400}))
+    with pytest.raises(ModelError, match=f"'spec' is wrong: {rule} must be .* got 1000"):
+        read_card(model)
     edit(model, lambda data: data["spec"]["rules"].pop(rule))
     with pytest.raises(ModelError, match=f"'spec' is wrong: the rule '{rule}' is missing"):
         read_card(model)

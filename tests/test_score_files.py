@@ -19,7 +19,7 @@ from reports import HOSTILE, VIRTUAL, cells_at
 
 from wsiscore.analysis.intervals import ModelError, Sampling
 from wsiscore.regions import Roi
-from wsiscore.report.json import read_score, write_score
+from wsiscore.report.json import read_error, read_score, write_score
 from wsiscore.report.statistics import HEADER, STATISTICS, Place, error_row, row, score_json
 from wsiscore.report.tables import write_cells_table, write_scores_csv
 from wsiscore.score import SlideScore, Tally
@@ -220,6 +220,12 @@ def test_a_score_of_an_earlier_version_is_read(tmp_path):
 def test_a_foreign_score_is_none(tmp_path, text):
     (tmp_path / "score.json").write_text(text)
     assert read_score(tmp_path / "score.json") is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '"s"', "[" * 100_000, '{"slide": "s", "model": "m", "error": ""}'])
+def test_a_foreign_error_is_none(tmp_path, text):
+    (tmp_path / "error.json").write_text(text)
+    assert read_error(tmp_path / "error.json") is None
 
 
 def test_what_is_no_file_or_too_large_is_no_score(tmp_path):

@@ -1,6 +1,7 @@
 """Cores partition the slide, reads have one size, and tiles.json comes back as it went."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
+from making import whole
 
 from wsiscore.errors import MosaicError
 from wsiscore.regions import Roi
@@ -67,6 +69,37 @@ def test_what_is_no_tile_list_says_so(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(MosaicError, match=r"tiles\.json.*wsiscore tile"):
         TileList.read(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000], ids=["array", "object"])
+def test_a_deeply_nested_file_is_no_tile_list(tmp_path: Path, text: str) -> None:
+    test_what_is_no_tile_list_says_so(tmp_path, text)
+
+
+GOOD = TileList(Path("/a.svs"), 0.25, TileGrid(90, 90, 0.5, 32, 0), tuple(whole(45, 45)), ((0, 0),), "x").to_json()
+OUTLINE = GOOD["rois"][0]["outline_um"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *(
+            {"grid": {**GOOD["grid"], name: value}}
+            for name in ("width_px", "tile_px")
+            for value in (1e308, 10**400, "9")
+        ),
+        *({"rois": [{"name": "a", "outline_um": value}]} for value in ("1", 10**400, [], {}, {"type": None})),
+        *(
+            {"rois": [{"name": "a", "outline_um": {**OUTLINE, "coordinates": [[value, *OUTLINE["coordinates"][0]]]}}]}
+            for value in ((math.nan, 1), (10**400, 1), ("a", "b"), None)
+        ),
+        {"slide_mpp": 10**400},
+        {"tiles": [[10**400, 0]]},
+    ],
+    ids=lambda changed: str(changed)[:80],
+)
+def test_a_foreign_value_is_no_tile_list(tmp_path: Path, changed: dict[str, object]) -> None:
+    test_what_is_no_tile_list_says_so(tmp_path, json.dumps({**GOOD, **changed}))
 
 
 def test_margins_must_leave_a_core() -> None:

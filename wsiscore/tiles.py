@@ -22,6 +22,8 @@ from wsiscore.slide.slide import Slide
 __all__ = ["Tile", "TileGrid", "TileList", "rois_from_json", "rois_to_json", "sample_windows"]
 
 _FORMAT = "wsiscore-tiles-1"
+_PIXELS = ("width_px", "height_px", "tile_px", "margin_px")
+_MOST_PX = 2**31
 _WINDOWS = 32  # most windows of a sample, of this side and margin
 _WINDOW_PX = 256
 _WINDOW_MARGIN_PX = 32
@@ -218,6 +220,10 @@ class TileList:
                     f"{source} is a tile list of format {values['format']!r}, this version reads "
                     f"{_FORMAT!r}; run `wsiscore tile` again"
                 )
+            if not all(
+                isinstance(values["grid"][name], int) and abs(values["grid"][name]) <= _MOST_PX for name in _PIXELS
+            ):
+                raise ValueError("its grid is not in whole pixels of the size of a slide")
             grid = TileGrid(**values["grid"])
             tiles = tuple((int(row), int(col)) for row, col in values["tiles"])
             for row, col in tiles:
@@ -230,7 +236,7 @@ class TileList:
                 tiles,
                 str(values["roi_source"]),
             )
-        except (KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError, shapely.errors.ShapelyError) as error:
             if isinstance(error, MosaicError):
                 raise
             raise MosaicError(
@@ -242,7 +248,7 @@ class TileList:
         """Read a ``tiles.json``; MosaicError if it is none."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise MosaicError(
                 f"{path} cannot be read as a tile list ({error}); write one with `wsiscore tile`"
             ) from error
@@ -269,18 +275,16 @@ def rois_to_json(rois: Sequence[Roi]) -> list[dict[str, Any]]:
 
 def rois_from_json(values: Sequence[dict[str, Any]]) -> list[Roi]:
     """Return what `rois_to_json` was given; RoiError if an outline is no polygon."""
-    rois = [
-        Roi(
-            str(value["name"]),
-            shape(value["outline_um"]),
-            str(value.get("class", "")),
-            excluded=bool(value.get("excluded", False)),
-        )
-        for value in values
-    ]
-    for roi in rois:
-        if roi.outline_um.geom_type not in ("Polygon", "MultiPolygon"):
-            raise RoiError(f"ROI {roi.name!r} is a {roi.outline_um.geom_type}, wanted a polygon")
+    rois = []
+    for value in values:
+        name, geometry = str(value["name"]), value["outline_um"]
+        kind = geometry["type"]
+        if kind not in ("Polygon", "MultiPolygon"):
+            raise RoiError(f"ROI {name!r} is a {kind}, wanted a polygon")
+        outline, excluded = shape(geometry), bool(value.get("excluded", False))
+        if not np.isfinite(shapely.get_coordinates(outline)).all():
+            raise RoiError(f"ROI {name!r} has a corner that is not two numbers")
+        rois.append(Roi(name, outline, str(value.get("class", "")), excluded=excluded))
     return rois
 
 

@@ -7,6 +7,7 @@ one field; a new kind of output one class here, listed in `KINDS`.
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -76,7 +77,7 @@ class Rules(ABC):
             value, about = getattr(self, own.name), own.metadata
             if value is None and own.default is None:
                 continue
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
             low = number and (value > about["least"] if about["above"] else value >= about["least"])
             if not (low and value <= about["most"]):
                 raise ValueError(f"{own.name} must be {_range_words(about)}, got {value}")

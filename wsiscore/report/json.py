@@ -91,6 +91,8 @@ def read_error(path: Path) -> Entry | None:
         texts = [str(values[key]) for key in ("slide", "error", "model")]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    if not texts[1]:
+        return None
     slide, case = (str(values.get(key) or "") for key in ("path", "case"))  # of this version
     return Entry(texts[0], None, texts[1], folder=path.parent.name, model=texts[2], path=slide, case=case)
 
