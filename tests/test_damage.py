@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import Darkness, as_model, whole, write_png
 
+from wsiscore.cells.find import rules_of
 from wsiscore.errors import DamagedMosaicError, MosaicError
 from wsiscore.inference import infer
 from wsiscore.mosaic import Mosaic
@@ -54,8 +55,13 @@ def read(path: Path) -> Mosaic:
 @st.composite
 def damage(draw: st.DrawFn) -> tuple[str, str, float, int]:
     name = draw(st.sampled_from([SHARD, MEASURES, STATES, *TEXTS]))
-    kinds = ["deleted", "empty", "cut"] if name in TEXTS else ["deleted", "empty", "cut", "flipped", "longer"]
-    return name, draw(st.sampled_from(kinds)), draw(st.floats(0, 1, exclude_max=True)), draw(st.integers(0, 7))
+    kinds = ["null", "nested"] if name in TEXTS else ["flipped", "longer"]
+    return (
+        name,
+        draw(st.sampled_from(["deleted", "empty", "cut", *kinds])),
+        draw(st.floats(0, 1, exclude_max=True)),
+        draw(st.integers(0, 7)),
+    )
 
 
 @settings(max_examples=25)
@@ -69,6 +75,7 @@ def test_damage_is_noticed_and_computed_again(
     if kind == "flipped":
         content[place] ^= 1 << bit
     kept = {"empty": b"", "cut": bytes(content[:place].strip()), "longer": bytes(content) + b"0"}
+    kept |= {"null": b"null", "nested": b"[" * 100_000}
     (path / name).unlink()
     if kind != "deleted":
         (path / name).write_bytes(kept.get(kind, bytes(content)))
@@ -91,6 +98,17 @@ def test_a_mosaic_of_another_version_is_no_damage(made: tuple[Slide, Path, dict[
     with pytest.raises(MosaicError, match="has format 'wsiscore-mosaic-9'"):
         computed(slide, other)
     assert files(other) == before
+
+
+@pytest.mark.parametrize(
+    "rules", [None, [1], {}, {"threshold": -1, "radius_um": 3}, {"threshold": "x", "radius_um": 3}]
+)
+def test_foreign_rules_are_a_mosaic_error(made: tuple[Slide, Path, dict[str, bytes]], rules: object) -> None:
+    mosaic = Mosaic.open(made[1])
+    assert rules_of(mosaic)
+    mosaic.about["rules"] = rules
+    with pytest.raises(MosaicError, match="has rules that are none"):
+        rules_of(mosaic)
 
 
 def _mistake(*_: object) -> NoReturn:

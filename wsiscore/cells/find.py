@@ -47,9 +47,12 @@ def find_cells(
 
 
 def rules_of(mosaic: Mosaic) -> Rules:
-    """Return the rules a mosaic was made with; MosaicError if it is a picture, or of a kind that is not known here."""
-    output = mosaic.about["output"]
+    """Return the rules a mosaic was made with; MosaicError if it has none, or is of a kind that is not known here."""
+    output, rules = mosaic.about["output"], mosaic.about.get("rules")
     for kind in KINDS:
         if kind.output == output:
-            return kind.from_json(mosaic.about["rules"])
+            try:
+                return kind.from_json(rules if isinstance(rules, dict) else {})
+            except ValueError as error:
+                raise MosaicError(f"{mosaic.path} has rules that are none ({error}); infer again") from error
     raise MosaicError(f"{mosaic.path} is a virtual stain, not a map of cells; score it as a slide")
