@@ -44,7 +44,7 @@ def test_two_processes_take_the_gradient_of_one(two, dataset, tiles, tmp_path):
     """The same sums in another order: apart by rounding. What Adam makes of it is not compared: it may take a sign."""
     for name, batch in (("one", 2), ("half", 1)):
         hook = keep_gradients(tmp_path / name)
-        train(tmp_path / f"{name}-out", settings_of(1, batch=batch), TrainingData(dataset, paths(tiles)), device="cpu")
+        train(tmp_path / f"{name}-out", settings_of(4, batch=batch), TrainingData(dataset, paths(tiles)), device="cpu")
         hook.remove()
     one, half = (np.load(tmp_path / f"{name}-0.npy") for name in ("one", "half"))
     both = np.load(two.parent / "both-0.npy")
