@@ -50,7 +50,7 @@ def test_every_file_is_there_and_says_the_same(scored: tuple[Path, dict[str, str
     (roi,) = score["by_roi"].values()
     assert roi == {key: score[key] for key in roi}
     cells = pq.read_table(folder / "cells.parquet").to_pydict()
-    assert list(cells) == ["x_um", "y_um", "class", "confidence", "positivity", "dab_od", "roi", "kind"]
+    assert list(cells) == ["x_um", "y_um", "class", "confidence", "positivity", "dab_od", "roi", "kind", "geometry"]
     assert cells["class"].count("positive") == score["positive"]
     assert len(json.loads((folder / "cells.geojson").read_text())["features"]) == len(cells["x_um"])
     assert list(csv.DictReader(io.StringIO((out / "scores.csv").read_text()))) == [row]

@@ -18,6 +18,7 @@ from typing import Literal
 import openslide
 
 from wsiscore import __version__
+from wsiscore.engines.choice import ENGINES, abilities
 from wsiscore.errors import WsiscoreError
 from wsiscore.models.card import read_card
 from wsiscore.models.store import default_model, find_model, model_names
@@ -66,6 +67,7 @@ def machine_checks(options: ScoreOptions) -> Iterator[Check]:
     yield _cores()
     yield _memory()
     yield _torch(options.device)
+    yield _engines()
     yield _readers()
     yield _extras()
     yield from _models(options.model)
@@ -143,6 +145,20 @@ def _torch(device: str) -> Check:
         return Check("torch", "wrong", str(error), "leave out --device")
     name = torch.cuda.get_device_name(chosen) if chosen.startswith("cuda") else f"{torch.get_num_threads()} threads"
     return Check("torch", "ok", f"{torch.__version__} on {chosen} ({name})")
+
+
+def _engines() -> Check:
+    """Name the engines and what each can do on this CPU; one that was never used is tried, which takes seconds."""
+    found, wrong = ["torch"], []
+    for engine in ENGINES[1:]:
+        with suppress(PackageNotFoundError):
+            able = abilities(engine)
+            found += [f"{engine} ({', '.join(able)})"] if able else []
+            wrong += [] if able else [engine]
+    if wrong:
+        text = f"{', '.join(found)}; {', '.join(wrong)} does not work on this CPU"
+        return Check("engines", "note", text, f"torch is used; update {', '.join(wrong)}, or remove it")
+    return Check("engines", "ok", ", ".join(found))
 
 
 def _readers() -> Check:

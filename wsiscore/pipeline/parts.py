@@ -66,7 +66,7 @@ def compute_parts(jobs: Sequence[SlideJob], executor: Executor) -> None:
     executor
         What runs the parts.
     """
-    begun = [each for each in executor.map(_begin, jobs, _nothing) if each is not None]
+    begun = [each for each in executor.map(_begin, jobs, _nothing) if each is not None and each.shards]
     n_parts = max(1, executor.workers * _PARTS_A_WORKER // max(1, len(begun)))
     parts = [
         (each, part)
