@@ -24,7 +24,8 @@ from reports import cells_at, index_of, without_own_script, words
 
 from wsiscore.analysis.blocks import between_fields
 from wsiscore.cli import main
-from wsiscore.pipeline.cases import case_folder, pool_cells
+from wsiscore.files import folder_name
+from wsiscore.pipeline.cases import pool_cells
 from wsiscore.pipeline.cohort import named_apart
 from wsiscore.pipeline.job import given_slide
 from wsiscore.pipeline.options import ScoreOptions
@@ -254,17 +255,17 @@ def test_no_block_holds_cells_of_two_slides(slides: list[list[tuple[float, float
 @given(st.text(), st.text())
 def test_the_folder_of_a_case_is_one_plain_name(one: str, other: str) -> None:
     for case in (one, other):
-        folder = case_folder(case)
+        folder = folder_name(case)
         assert folder
         assert not set(folder) & set("/\\\0\n")
         assert not folder.startswith(".")
-    assert (case_folder(one) == case_folder(other)) == (one == other)
+    assert (folder_name(one) == folder_name(other)) == (one == other)
 
 
 def test_names_of_cases_are_only_text(tmp_path: Path) -> None:
     name = "<b>&\"'{{ 7 }}"
     score = SlideScore(name, "m", Tally(300, 700, 1.0), case=name)
-    case = CaseResult(name, (Entry(name, score, folder="s"),), score, folder=case_folder(name))
+    case = CaseResult(name, (Entry(name, score, folder="s"),), score, folder=folder_name(name))
     page = index_of([Entry(name, score, folder="s")], tmp_path / "index.html", [case])
     assert "<b>" not in page
     assert name in words(page)

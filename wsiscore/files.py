@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import pickle
@@ -22,6 +23,7 @@ from wsiscore.errors import OutputError
 __all__ = [
     "ForbiddenGlobalError",
     "RestrictedUnpickler",
+    "folder_name",
     "lock_names",
     "locked",
     "one_line",
@@ -36,6 +38,7 @@ __all__ = [
 
 _COMPOUND = (".ome.tif", ".ome.tiff", ".ome.zarr", ".truth.csv", ".geojson.gz")
 _FORMULA = re.compile("'*[=+\\-@＝＋－＠\t\r\n]")
+_NOT_PLAIN = re.compile(r"[^\w .()+-]")
 _LOCKS = ".locks"
 _PART = ".part"
 _numbers = count()
@@ -142,6 +145,15 @@ def stem(path: Path) -> str:
     """Return a file's name without its suffix, of which ``.ome.tif`` is one: ``a.ome.tif`` is ``a``."""
     ending = next((ending for ending in _COMPOUND if path.name.lower().endswith(ending)), "")
     return path.name[: -len(ending)] or path.name if ending else path.stem
+
+
+def folder_name(name: str) -> str:
+    """Return a name as that of a folder: itself, or if it is not plain, what is plain of it with six digits."""
+    plain = _NOT_PLAIN.sub("_", name)[:100].strip()
+    if name and plain == name and not name.startswith("."):
+        return name
+    digits = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"{plain.lstrip('.') or 'unnamed'}-{digits}"
 
 
 class ForbiddenGlobalError(pickle.UnpicklingError):

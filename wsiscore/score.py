@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 
 from wsiscore.analysis.blocks import block_sizes, sampling
+from wsiscore.analysis.consensus import OtherModel
 from wsiscore.analysis.flags import UNSUITABLE, flag_sentence, join_flags, split_flags
 from wsiscore.analysis.intervals import COUNTING, ModelError, Sampling, conformal, p_at_or_above, score_interval
 from wsiscore.cells.edits import Edits
@@ -147,6 +148,8 @@ class SlideScore:
         Nuclei that were found and left out, as other than the tumour's.
     issue
         Who issued it with which edits; None if nobody did.
+    others
+        What further models counted in the same regions.
     """
 
     slide: str
@@ -170,10 +173,19 @@ class SlideScore:
         """What differs from what the model found; None if the cells are the model's."""
         return self.issue.edits if self.issue else None
 
+    others: tuple[OtherModel, ...] = ()
+
     @property
     def excluded_mm2(self) -> float:
         """Area that was taken off the regions, in mm²."""
         return math.fsum(self.excluded.values())
+
+    @property
+    def indices(self) -> dict[str, float]:
+        """The index by each model that was compared, in percent, this one first; empty if there was no other."""
+        if not self.others:
+            return {}
+        return {self.model: self.total.ki67_index, **{other.model: other.index for other in self.others}}
 
     @property
     def decision(self) -> Decision:

@@ -13,6 +13,7 @@ FLAGS: Final[dict[str, str]] = {
     "indeterminate": "The index is too close to the cutoff, for its uncertainty, to say on which side it lies.",
     "limit_decides": "The side of the cutoff depends on how brown a nucleus must be to count as positive.",
     "hot_spot_differs": "The protocols of counting disagree about the side of the cutoff.",
+    "models_disagree": "The models that were compared disagree about the index.",
     "blocks_few": "The index varies over distances too long for this area: the interval of sampling is a lower bound.",
     "found_tissue": "No regions were given: all tissue that was found is counted, tumour or not.",
     "tiles_missing": "Some tiles could not be read; counts and area leave them out.",

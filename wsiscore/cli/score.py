@@ -112,7 +112,9 @@ def score(
     if chosen["cells"] and (manifest or len(inputs) != 1 or "-" in inputs):
         raise click.UsageError("--cells is of a single mosaic")
     rules = {name: value for name in rule_fields() if (value := chosen.pop(name)) is not None}
-    given = ScoreOptions(rules=rules, **options.checked(chosen, here=cluster is None or cluster.startswith("local")))
+    model, also = options.models_of(chosen["model"])
+    here = cluster is None or cluster.startswith("local")
+    given = ScoreOptions(rules=rules, also=also, **options.checked({**chosen, "model": model}, here=here))
     jobs = _jobs(inputs, manifest, given)
     if shard is not None:
         from wsiscore.pipeline.cohort import part_of

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
 from wsiscore.analysis.blocks import SIDES_UM, between_fields, block_sizes, sampling
+from wsiscore.analysis.consensus import OtherModel, disagree
 from wsiscore.analysis.flags import UNSUITABLE
 from wsiscore.analysis.intervals import Sampling
 from wsiscore.cells.table import Cells
+from wsiscore.files import folder_name
 from wsiscore.pipeline.provenance import facts_of
 from wsiscore.report.result import CaseResult, Entry
 from wsiscore.report.tables import read_cells_table
 from wsiscore.score import SlideScore, Tally, with_flags
 
-__all__ = ["case_folder", "pool_cases", "pool_cells"]
+__all__ = ["pool_cases", "pool_cells"]
 
-_OF_ONE_SLIDE = {"indeterminate", "limit_decides", "hot_spot_differs", "blocks_few"}  # flags that do not add up
-_PLAIN = re.compile(r"[^\w .()+-]")
+_OF_ONE_SLIDE = {
+    "indeterminate",
+    "limit_decides",
+    "hot_spot_differs",
+    "models_disagree",
+    "blocks_few",
+}  # flags that do not add up
 
 
 def pool_cases(out: Path, entries: Iterable[Entry]) -> list[CaseResult]:
@@ -48,15 +54,6 @@ def pool_cases(out: Path, entries: Iterable[Entry]) -> list[CaseResult]:
     return [_case(out, case, sorted(groups[case], key=lambda entry: entry.slide)) for case in sorted(groups)]
 
 
-def case_folder(case: str) -> str:
-    """Return the name of a case's folder: its own, or if that is no plain name, what is plain of it with six digits."""
-    plain = _PLAIN.sub("_", case)[:100].strip()
-    if case and plain == case and not case.startswith("."):
-        return case
-    digits = hashlib.sha256(case.encode("utf-8", "surrogatepass")).hexdigest()[:6]
-    return f"{plain.lstrip('.') or 'case'}-{digits}"
-
-
 def _case(out: Path, case: str, entries: Sequence[Entry]) -> CaseResult:
     facts: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
@@ -65,7 +62,7 @@ def _case(out: Path, case: str, entries: Sequence[Entry]) -> CaseResult:
     about = {key: "; ".join(sorted(values)) for key, values in facts.items() if key != "case"}
     counted = [entry for entry in entries if entry.score is not None and not UNSUITABLE & set(entry.score.flags)]
     scores = [entry.score for entry in counted if entry.score is not None]
-    result = CaseResult(case, tuple(entries), None, folder=case_folder(case), facts=about)
+    result = CaseResult(case, tuple(entries), None, folder=folder_name(case), facts=about)
     if not scores:
         return replace(result, error="no slide of it was scored")
     for what, found in (
@@ -87,8 +84,18 @@ def _case(out: Path, case: str, entries: Sequence[Entry]) -> CaseResult:
         path="",
         sha256="",
         case=case,
+        others=_others(scores),
     )
-    return replace(result, score=with_flags(score, ()), counted=tuple(entry.slide for entry in counted))
+    flags = ["models_disagree"] if disagree(score.indices.values(), score.cutoff) else []
+    return replace(result, score=with_flags(score, flags), counted=tuple(entry.slide for entry in counted))
+
+
+def _others(scores: Sequence[SlideScore]) -> tuple[OtherModel, ...]:
+    """Return what further models counted on all slides; nothing if not all slides were compared with the same."""
+    if len({tuple(other.model for other in score.others) for score in scores}) > 1:
+        return ()
+    together = zip(*(score.others for score in scores), strict=True)
+    return tuple(reduce(lambda a, b: a + b, counts) for counts in together)
 
 
 def _sampling(out: Path, entries: Sequence[Entry], scores: Sequence[SlideScore]) -> Sampling | None:

@@ -158,6 +158,8 @@ class ScoreOptions(InferOptions):
         Who issues the report.
     force
         Whether a report that somebody issued is replaced, and cells of which most are new are taken.
+    also
+        Names or folders of further models, which the index is compared with.
     """
 
     cutoff: float = CUTOFF
@@ -165,6 +167,7 @@ class ScoreOptions(InferOptions):
     csv: bool = False
     count: Literal["tumour", "all"] | None = None
     keep: Literal["all", "cells"] = "all"
+    also: tuple[str, ...] = ()
     cells: Path | None = None
     author: str = ""
     force: bool = False

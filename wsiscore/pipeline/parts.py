@@ -21,8 +21,8 @@ from wsiscore.mosaic import Mosaic
 from wsiscore.ome_zarr import TileState
 from wsiscore.pipeline.executors import Executor
 from wsiscore.pipeline.job import MOSAIC, open_job, part_lock
+from wsiscore.pipeline.maps import model_of, prepare
 from wsiscore.pipeline.options import ScoreOptions
-from wsiscore.pipeline.steps import model_of, prepare
 from wsiscore.slide.slide import Slide
 from wsiscore.threads import set_threads
 

@@ -7,35 +7,29 @@ a tile list, or a mosaic, finished or not. What a folder holds of another slide 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-import shapely
-
-from wsiscore.analysis.analyse import analyse
+from wsiscore.analysis.analyse import Analysis, analyse
+from wsiscore.analysis.consensus import compare_cells, disagree
 from wsiscore.cells.find import rules_of
-from wsiscore.cells.rules import CenterRules, Rules, rule_flag
-from wsiscore.cells.table import Cells
-from wsiscore.engines.choice import Engine, Precision
-from wsiscore.errors import DamagedMosaicError, ModelError, MosaicError, RoiError
+from wsiscore.cells.rules import CenterRules
+from wsiscore.errors import MosaicError
 from wsiscore.export.exporters import remove_exports
 from wsiscore.files import write_png
-from wsiscore.inference import infer_tiles
 from wsiscore.models.card import read_card
-from wsiscore.models.contract import Maps
-from wsiscore.models.store import Model, default_model, find_model, load_model
+from wsiscore.models.store import find_model
 from wsiscore.mosaic import Mosaic
 from wsiscore.ome_zarr import TileState
+from wsiscore.pipeline.consensus import other_cells, other_mosaics
 from wsiscore.pipeline.failures import ERROR, ERROR_LOG, failed
 from wsiscore.pipeline.issue import EARLIER, corrected, earlier_reports, keep_earlier, refuse_issued
-from wsiscore.pipeline.job import MOSAIC, TILES, Job, open_job
+from wsiscore.pipeline.job import TILES, Job, open_job
+from wsiscore.pipeline.maps import find_in_maps, plan_tiles, rois_held, run_model, split_counted, with_chosen
 from wsiscore.pipeline.options import InferOptions, ScoreOptions, TileOptions
 from wsiscore.pipeline.provenance import RUN
-from wsiscore.pipeline.rois import FOUND_TISSUE, lay_tiles, rois_of, tile_options
+from wsiscore.pipeline.rois import FOUND_TISSUE
 from wsiscore.quality.assess import Quality, assess
 from wsiscore.regions import Roi, scored
 from wsiscore.report.result import Entry, Result
@@ -44,10 +38,9 @@ from wsiscore.score import MIN_CELLS, SlideScore, score_cells, with_flags
 from wsiscore.slide.ome_tiff import write_ome_tiff
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import MOST_PINK
-from wsiscore.tile_pass import Clock
 from wsiscore.tiles import TileList
 
-__all__ = ["infer_slide", "model_of", "prepare", "score_slide", "tile_slide", "try_score"]
+__all__ = ["infer_slide", "score_slide", "tile_slide", "try_score"]
 
 
 _log = logging.getLogger("wsiscore")
@@ -56,7 +49,7 @@ _log = logging.getLogger("wsiscore")
 def tile_slide(path: Path, options: TileOptions) -> Path:
     """Lay tiles over a slide's regions, as `TileList.plan` does, and return the path of the ``tiles.json`` written."""
     with open_job(path, options) as job:
-        tiles = _plan(job, options)
+        tiles = plan_tiles(job, options)
         tiles.write(job.folder / TILES)
         if options.save_png:
             with job.record.stage("tiles"):
@@ -86,7 +79,7 @@ def infer_slide(path: Path, options: InferOptions, *, progress: bool = False) ->
         A leaf of it, for whatever is wrong with the slide, the regions, the model or the folder.
     """
     with open_job(path, options) as job:
-        mosaic = _infer(job, options, progress, picture=options.ome_tiff or None)
+        mosaic = run_model(job, options, progress, picture=options.ome_tiff or None)
         if options.ome_tiff:
             with job.record.stage("ome_tiff"):
                 write_ome_tiff(job.folder / f"{job.folder.name}-virtual.ome.tif", mosaic.path)
@@ -112,17 +105,17 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
     """
     with open_job(path, options) as job:
         refuse_issued(job, options)
-        mosaic = job.mosaic or _infer(job, options, progress, picture=False)
+        mosaic = job.mosaic or run_model(job, options, progress, picture=False)
         model = str(mosaic.about["model"].get("name", "unnamed"))
         if job.mosaic and options.model and not _made_by(mosaic, options.model):
             raise MosaicError(f"{path} was made by {model}, not {options.model}; to use that, score the slide itself")
         if missing := mosaic.missing():
             raise MosaicError(f"{path} lacks {missing} tiles; run the same `wsiscore infer` again to finish it")
-        rules = _with_chosen(rules_of(mosaic), model, options.rules)
-        rois = _rescored_rois(job, mosaic, options)
+        rules = with_chosen(rules_of(mosaic), model, options.rules)
+        rois = rois_held(job, mosaic, options)
         job.record.note("slide", {"sha256": _unchanged(job, mosaic)})
-        mosaic, cells, applied = _find(job, mosaic, rules, options, progress)
-        cells, others = _counted(job, mosaic, cells.in_rois(scored(rois)), rules, options)
+        mosaic, cells, applied = find_in_maps(job, mosaic, rules, options, progress)
+        cells, others = split_counted(job, mosaic, cells.in_rois(scored(rois)), rules, options)
         cells, others, issue = corrected(job, cells, others, scored(rois), options)
         edited = bool(issue and issue.edits and issue.edits.total)
         known = not job.slide.virtual and not edited and rules == rules_of(mosaic)  # as the card's errors were found
@@ -147,8 +140,10 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
             case=job.record.values["facts"].get("case", ""),
             issue=issue,
         )
+        by_model = other_cells(job, mosaic, rois, options, progress)
+        score = replace(score, others=tuple(compare_cells(name, cells, own) for name, own in by_model.items()))
         quality = _quality(mosaic, scored(rois))
-        flags = [*analysis.flags(options.cutoff)] if score.total.n >= MIN_CELLS else []
+        flags = _analysis_flags(analysis, score) if score.total.n >= MIN_CELLS else []
         flags += ["cells_edited"] * edited
         score = with_flags(score, [*flags, *_quality_flags(job, mosaic, quality, options)])
         _warn(job.slide.path.name, mosaic, quality)
@@ -158,12 +153,13 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         result = Result(
             job.slide, scored(rois), cells, score, job.record.values, analysis, quality, options.csv, others
         )
-        result = replace(result, excluded=[roi for roi in rois if roi.excluded])
+        result = replace(result, excluded=[roi for roi in rois if roi.excluded], by_model=by_model)
         _write_results(result, job)
         for name in (ERROR, ERROR_LOG):  # of an earlier run
             (job.folder / name).unlink(missing_ok=True)
         if options.keep == "cells":
-            mosaic.drop_maps()
+            for made in (mosaic, *other_mosaics(job.folder, by_model)):
+                made.drop_maps()
         return score
 
 
@@ -176,113 +172,9 @@ def try_score(path: Path, options: ScoreOptions, *, progress: bool = False) -> E
     return Entry(score.slide, score, folder=score.slide)
 
 
-def _plan(job: Job, options: TileOptions) -> TileList:
-    """Lay the tiles over the slide's regions."""
-    with job.record.stage("rois"):
-        tiles = lay_tiles(job.slide, options)
-    laid = {"tiles": len(tiles.tiles), "tile_px": options.tile_px, "tile_mpp": options.tile_mpp}
-    job.record.note("settings", {"roi_source": tiles.roi_source, **laid})
-    return tiles
-
-
-def model_of(options: InferOptions) -> Model:
-    """Return the model that the user chose; the last one is kept."""
-    folder = find_model(options.model or default_model())
-    return _model(folder, options.device, options.maps, options.norm, options.engine, options.precision)
-
-
-@lru_cache(maxsize=1)
-def _model(
-    folder: Path,
-    device: str,
-    maps: Maps,
-    norm: Literal["tile", "slide"] | None,
-    engine: Engine | Literal["auto"],
-    precision: Precision | None,
-) -> Model:
-    return load_model(folder, device, maps=maps, norm=norm, engine=engine, precision=precision)
-
-
-def prepare(job: Job, options: InferOptions, *, picture: bool | None = None) -> tuple[TileList, Model]:
-    """Lay the tiles of a slide if they are not given, and load the model.
-
-    Raises
-    ------
-    ModelError
-        If `picture` is given and differs from whether the model generates a picture.
-    """
-    card = read_card(find_model(options.model or default_model()))
-    spec = card.spec
-    if picture is not None and picture != (spec.rules is None):
-        raise ModelError(
-            f"{card.name} finds cells and generates no picture; leave out --ome-tiff"
-            if picture
-            else f"{card.name} generates a virtual stain and finds no cells; `wsiscore infer` with it, "
-            "and pipe the path that prints into `wsiscore score -`"
-        )
-    if spec.rules and isinstance(options, ScoreOptions):
-        _with_chosen(spec.rules, card.name, options.rules)  # so that a wrong one is an error before the work
-    tiles = job.tiles or _plan(job, tile_options(options, spec))
-    with job.record.stage("load_model"):
-        model = model_of(options)
-    job.record.note("model", card.provenance())
-    job.record.note("settings", {"device": model.device, **model.computed_by, "margin_px": tiles.grid.margin_px})
-    _log.info(
-        "%s: %d tiles of %d px at %g µm/px, in regions of %s; %s on %s by %s",
-        *(job.slide.path.name, len(tiles.tiles), tiles.grid.tile_px, tiles.grid.mpp, tiles.roi_source),
-        *(card.name, model.device, " ".join(model.computed_by.values()) or "its own code"),
-    )
-    return tiles, model
-
-
-def _infer(job: Job, options: InferOptions, progress: bool, *, picture: bool | None = None) -> Mosaic:
-    """Run the model, as far as that is not done yet."""
-    tiles, model = prepare(job, options, picture=picture)
-    clock = Clock()
-    stages = dict(job.record.values["stages"])
-    with job.record.stage("infer"):
-        mosaic = infer_tiles(
-            job.slide,
-            tiles,
-            model,
-            job.folder / MOSAIC,
-            batch_size=options.batch_size,
-            progress=progress,
-            clock=clock,
-        )
-    tiles.write(job.folder / TILES)  # not before: a mosaic made in another way keeps its tile list
-    if clock.tiles:
-        job.record.infer_spent(clock.seconds, clock.tiles)
-    elif "infer" in stages:  # it was finished before: the time that took is the one to keep
-        job.record.note("stages", {"infer": stages["infer"]})
-    return mosaic
-
-
-def _find(job: Job, mosaic: Mosaic, rules: Rules, options: ScoreOptions, progress: bool) -> tuple[Mosaic, Cells, Rules]:
-    """Find the cells; of a mosaic made from the slide, what is damaged is computed again."""
-    with job.record.stage("cells"):
-        for _ in mosaic.shards():
-            try:
-                mosaic.measures()
-                return mosaic, *rules.find(mosaic)
-            except DamagedMosaicError as error:
-                if job.mosaic:
-                    raise
-                _log.warning("%s", error)
-                Mosaic(mosaic.path, writable=True).reset(error.tiles)
-            mosaic = _infer(job, options, progress, picture=False)
-        return mosaic, *rules.find(mosaic)
-
-
-def _counted(job: Job, mosaic: Mosaic, cells: Cells, rules: Rules, options: ScoreOptions) -> tuple[Cells, Cells]:
-    """Return the cells that count, and the nuclei that do not, as other than the tumour's."""
-    drawn = options.roi is not None or not mosaic.tiles.roi_source.startswith(FOUND_TISSUE)
-    count = options.count or ("all" if drawn else "tumour")
-    is_other = np.zeros(len(cells), np.bool_)
-    if count == "tumour" and isinstance(rules, CenterRules):
-        is_other = cells.other >= rules.other  # nan, of a model that does not tell, is not
-    job.record.note("settings", {"count": count})
-    return cells.select(~is_other), cells.select(is_other)
+def _analysis_flags(analysis: Analysis, score: SlideScore) -> list[str]:
+    models = ["models_disagree"] if disagree(score.indices.values(), score.cutoff) else []
+    return [*analysis.flags(score.cutoff), *models]
 
 
 def _unchanged(job: Job, mosaic: Mosaic) -> str:
@@ -298,34 +190,6 @@ def _unchanged(job: Job, mosaic: Mosaic) -> str:
 
 def _made_by(mosaic: Mosaic, model: str) -> bool:
     return bool(read_card(find_model(model)).provenance() == mosaic.about["model"])
-
-
-def _with_chosen(own: Rules, model: str, chosen: Mapping[str, float]) -> Rules:
-    """Return a model's own rules with those the user chose; MosaicError if one does not apply to it."""
-    known = {rule.name for rule in fields(own)}
-    if foreign := sorted(set(chosen) - known):
-        raise MosaicError(
-            f"{rule_flag(foreign[0])} does not apply to the cells of {model}, which have the rules "
-            f"{', '.join(rule_flag(name) for name in sorted(known))}; leave it out"
-        )
-    return replace(own, **chosen)
-
-
-def _rescored_rois(job: Job, mosaic: Mosaic, options: ScoreOptions) -> Sequence[Roi]:
-    """Return the mosaic's own ROIs, or those newly given if the mosaic holds them whole."""
-    if job.mosaic is None or options.roi is None:
-        return mosaic.tiles.rois
-    rois, source = rois_of(job.slide, options.roi, options.roi_classes, options.exclude_classes)
-    held = shapely.union_all([shapely.box(*mosaic.grid.tile(*place).write.bounds_um) for place in mosaic.tiles.tiles])
-    for roi in scored(rois):
-        beyond = shapely.area(shapely.difference(roi.outline_um, held))
-        if beyond > 1e-6 * roi.outline_um.area:
-            raise RoiError(
-                f"{source}: {roi.name!r} extends {beyond / 1e6:.3f} mm² beyond what {mosaic.path} holds; "
-                "score the slide itself with this ROI"
-            )
-    job.record.note("settings", {"roi_source": source})
-    return rois
 
 
 def _quality(mosaic: Mosaic, rois: Sequence[Roi]) -> Quality | None:

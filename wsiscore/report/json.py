@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsiscore.analysis.analyse import Analysis
+from wsiscore.analysis.consensus import OtherModel
 from wsiscore.analysis.flags import split_flags
 from wsiscore.analysis.intervals import MIN_BLOCKS, ModelError, Sampling
 from wsiscore.cells.edits import Edits
@@ -129,6 +130,7 @@ def _score(values: dict[str, Any]) -> SlideScore:
         sha256=sha256,
         case=case,
         issue=_issue(values.get("issue")),
+        others=_others(values),
     )
 
 
@@ -139,6 +141,18 @@ def _issue(values: dict[str, Any] | None) -> Issue | None:
     if edits and not all(isinstance(n, int) and 0 <= n <= _MOST_CELLS for n in asdict(edits).values()):
         raise ValueError("edits are counts of cells")
     return Issue(str(values["author"]), str(values["date"]), edits)
+
+
+def _others(values: dict[str, Any]) -> tuple[OtherModel, ...]:
+    found = []
+    for each in values.get("other_models") or ():
+        n_positive, n, n_first = each["n_positive"], each["n"], each["n_first"]
+        both, first, other, neither = each["matched"]
+        for count in (n_positive, n, n_first, both, first, other, neither):
+            if not isinstance(count, int) or not 0 <= count <= _MOST_CELLS:
+                raise ValueError(f"a count of cells is a whole number, got {count!r:.40}")
+        found.append(OtherModel(str(each["model"]), n_positive, n, n_first, (both, first, other, neither)))
+    return tuple(found)
 
 
 def _flags(values: dict[str, Any]) -> tuple[str, ...]:

@@ -45,6 +45,8 @@ class Result:
         Names of files of earlier steps in the same folder, for the links of the report.
     excluded
         Parts that were cut out of the regions.
+    by_model
+        Counted cells of further models, by name.
     """
 
     slide: Slide
@@ -58,6 +60,7 @@ class Result:
     others: Cells | None = None
     beside: tuple[str, ...] = ()
     excluded: Sequence[Roi] = ()
+    by_model: Mapping[str, Cells] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import Flag, auto
 from typing import Any
 
+from wsiscore.analysis.consensus import difference
 from wsiscore.analysis.flags import join_flags
 from wsiscore.files import one_line
 from wsiscore.report.result import Entry
@@ -27,13 +28,14 @@ __all__ = [
     "entry_json",
     "entry_row",
     "error_row",
+    "index_by_model",
     "readable",
     "row",
     "score_json",
     "statistics_in",
 ]
 
-Value = int | float | str | tuple[float, float] | dict[str, Any] | None
+Value = int | float | str | tuple[float, float] | dict[str, Any] | list[dict[str, Any]] | None
 """A count, a number (nan if undefined), a text, an interval, or what JSON can hold."""
 
 
@@ -132,6 +134,22 @@ def _model_with_stain(score: SlideScore, _: Tally) -> str:
 def _call(score: SlideScore, tally: Tally) -> str:
     """Return the call of the slide, or of a region of it, which is that of counting alone."""
     return score.call if tally is score.total else decide(tally, score.cutoff, flags=score.flags).call
+
+
+def index_by_model(score: SlideScore) -> str:
+    """Return the index by each model that was compared, as ``a=21.3;b=24.0``; empty if none was."""
+    return ";".join(f"{model}={index:.1f}" for model, index in score.indices.items())
+
+
+def _other_models(score: SlideScore, _: Tally) -> list[dict[str, Any]]:
+    """Return what further models counted, JSON-ready."""
+    numbers = (
+        {"ki67_index": each.index, "found_by_both": each.found_by_both, "kappa": each.kappa} for each in score.others
+    )
+    return [
+        {**asdict(each), **{key: value if math.isfinite(value) else None for key, value in own.items()}}
+        for each, own in zip(score.others, numbers, strict=True)
+    ]
 
 
 _FILES = Place.TABLE | Place.JSON | Place.JSON_ROI
@@ -274,6 +292,24 @@ STATISTICS: tuple[Statistic, ...] = (
     Statistic("author", "Author", lambda score, _: score.issue.author if score.issue else "", _OWN),
     Statistic("issued", "Issued", lambda score, _: score.issue.date if score.issue else "", _OWN),
     Statistic("issue", "Issue", lambda score, _: asdict(score.issue) if score.issue else None, Place.JSON),
+    Statistic("index_by_model", "Index by model", lambda score, _: index_by_model(score), Place.TABLE),
+    Statistic("other_models", "Further models", _other_models, Place.JSON),
+    Statistic(
+        "model_difference",
+        "Largest difference between models",
+        lambda score, _: difference(score.indices.values()),
+        Place.TABLE | Place.JSON | Place.COHORT,
+        unit="points",
+        decimals=1,
+        heading="Models differ by, points",
+    ),
+    Statistic(
+        "model_kappa",
+        "Least kappa between models",
+        lambda score, _: min((each.kappa for each in score.others), default=math.nan),
+        Place.TABLE | Place.JSON,
+        decimals=2,
+    ),
 )
 
 

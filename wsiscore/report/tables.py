@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from wsiscore.analysis.consensus import difference
 from wsiscore.analysis.flags import join_flags
 from wsiscore.cells.table import NO_ROI, Cells
 from wsiscore.files import one_line, plain_text, replacing, spreadsheet_text
 from wsiscore.regions import Roi
 from wsiscore.report.result import CaseResult
-from wsiscore.report.statistics import COLUMNS, HEADER
+from wsiscore.report.statistics import COLUMNS, HEADER, index_by_model
 
 __all__ = [
     "CASE_COLUMNS",
@@ -72,6 +73,8 @@ CASE_COLUMNS = {
     "specimen": True,
     "clone": True,
     "platform": True,
+    "index_by_model": True,
+    "model_difference": False,
 }
 """The columns of ``cases.csv``, and whether each holds texts."""
 
@@ -97,7 +100,7 @@ def _case_row(case: CaseResult) -> dict[str, str]:
     row |= {name: case.facts.get(name, "") for name in ("specimen", "clone", "platform")}
     score = case.score
     if score is None:
-        return row | {"call": f"error: {case.error}", "reason": "", "flags": ""}
+        return row | {"call": f"error: {case.error}", "reason": "", "flags": "", "index_by_model": ""}
     row |= {
         "model": score.model,
         "positive": str(score.total.n_positive),
@@ -107,6 +110,8 @@ def _case_row(case: CaseResult) -> dict[str, str]:
         "call": score.call,
         "reason": score.decision.reason,
         "flags": join_flags(score.flags),
+        "index_by_model": index_by_model(score),
+        "model_difference": f"{difference(score.indices.values()):.1f}",
     }
     row["low95"], row["high95"] = (f"{end:.1f}" for end in score.total.interval_95)
     if (found := score.sampling) is not None:

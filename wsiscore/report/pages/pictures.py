@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from wsiscore.report.local_index import MIN_LOCAL, Square
 from wsiscore.report.pages.svg import element
 from wsiscore.report.thumbnail import Thumbnail
 
-__all__ = ["INDEX_COLOURS", "field_pair", "index_map", "slide_picture", "tile_map"]
+__all__ = ["INDEX_COLOURS", "Coloured", "field_pair", "index_map", "slide_picture", "square_map", "tile_map"]
 
 _STEPS = (0, 5, 10, 20, 30, 50, 100)  # percent
 _COLOURS = ("#fde725", "#8fd744", "#35b779", "#21908d", "#31688e", "#440154")  # viridis: dark is high, also in grey
@@ -29,6 +30,25 @@ INDEX_COLOURS = tuple(zip(_COLOURS, _STEPS, _STEPS[1:], strict=False))
 _RING_UM, _DOT_UM = 4.0, 1.4  # radius of the mark of a positive cell, and of a negative one
 _MOST_NAMES = 12
 _BARS_UM = (10, 20, 25, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Coloured:
+    """A square of a map.
+
+    Parameters
+    ----------
+    bounds_um
+        Left, top, right, bottom in micrometres from the slide's top left.
+    value
+        What decides its colour, and is written in it: percent or points, 0 to 100.
+    title
+        What it says when it is pointed at.
+    """
+
+    bounds_um: tuple[float, float, float, float]
+    value: float
+    title: str
 
 
 def slide_picture(picture: Thumbnail, rois: Sequence[Roi]) -> Markup:
@@ -45,18 +65,35 @@ def index_map(
 
     Squares with too few cells stay clear.
     """
-    shown = [square for square in squares if square.tally.n >= MIN_LOCAL]
+    shown = [
+        Coloured(each.bounds_um, tally.ki67_index, f"{tally.ki67_index:.0f} %: {tally.n_positive} of {tally.n}")
+        for each in squares
+        if (tally := each.tally).n >= MIN_LOCAL
+    ]
+    circles = [circle for each in fields for circle in _circles(picture, each)]
+    return square_map(picture, rois, shown, f"Map of the local index in {len(shown)} squares", "index", circles)
+
+
+def square_map(
+    picture: Thumbnail,
+    rois: Sequence[Roi],
+    squares: Sequence[Coloured],
+    label: str,
+    name: str,
+    marks: Sequence[Markup] = (),
+) -> Markup:
+    """Return the pale picture under coloured squares; `label` says what they show, `name` is unique on the page."""
     whole = shapely.union_all([roi.outline_um for roi in rois])
     inside = "".join(_path(picture, roi) for roi in rois)
     return _svg(
         picture,
-        f"Map of the local index in {len(shown)} squares",
-        element("clipPath", element("path", clip_rule="evenodd", d=inside), id="inside"),
+        label,
+        element("clipPath", element("path", clip_rule="evenodd", d=inside), id=f"inside-{name}"),
         _image(picture, class_="pale"),
-        element("g", *(_square(picture, each) for each in shown), class_="squares", clip_path="url(#inside)"),
+        element("g", *(_square(picture, each) for each in squares), class_="squares", clip_path=f"url(#inside-{name})"),
         *_outlines(picture, rois),
-        *(_square_number(picture, each, whole) for each in shown),
-        *(circle for each in fields for circle in _circles(picture, each)),
+        *(_square_number(picture, each, whole) for each in squares),
+        *marks,
         _scale_bar(picture),
     )
 
@@ -169,13 +206,12 @@ def _names(picture: Thumbnail, rois: Sequence[Roi]) -> list[Markup]:
     return drawn
 
 
-def _square(picture: Thumbnail, square: Square) -> Markup:
+def _square(picture: Thumbnail, square: Coloured) -> Markup:
     left, top, right, _ = square.bounds_um
     side = (right - left) / picture.region.mpp
-    title = f"{square.tally.ki67_index:.0f} %: {square.tally.n_positive} of {square.tally.n}"
     return element(
         "rect",
-        element("title", title),
+        element("title", square.title),
         x=float(picture.x_px(left)),
         y=float(picture.y_px(top)),
         width=side,
@@ -195,8 +231,8 @@ def _circles(picture: Thumbnail, field: CountedField) -> tuple[Markup, Markup]:
     return element("circle", class_="counted casing", **place), element("circle", title, class_=kind, **place)
 
 
-def _square_number(picture: Thumbnail, square: Square, whole_um: shapely.Geometry) -> Markup:
-    """Return the square's index written in what of it lies in the ROIs, where there is space for it."""
+def _square_number(picture: Thumbnail, square: Coloured, whole_um: shapely.Geometry) -> Markup:
+    """Return the square's number written in what of it lies in the ROIs, where there is space for it."""
     left, _, right, _ = square.bounds_um
     side = (right - left) / picture.region.mpp
     if side < max(picture.pixels.shape) / 16:
@@ -206,7 +242,7 @@ def _square_number(picture: Thumbnail, square: Square, whole_um: shapely.Geometr
     size = min(side * 0.3, max(picture.pixels.shape) / 28)
     return element(
         "text",
-        f"{square.tally.ki67_index:.0f}",
+        f"{square.value:.0f}",
         class_="on-light" if _step(square) < 3 else "on-dark",
         x=float(picture.x_px(middle.x)),
         y=float(picture.y_px(middle.y)) + size * 0.35,
@@ -214,8 +250,8 @@ def _square_number(picture: Thumbnail, square: Square, whole_um: shapely.Geometr
     )
 
 
-def _step(square: Square) -> int:
-    return min(int(np.searchsorted(_STEPS, square.tally.ki67_index, side="right")) - 1, len(_COLOURS) - 1)
+def _step(square: Coloured) -> int:
+    return min(int(np.searchsorted(_STEPS, square.value, side="right")) - 1, len(_COLOURS) - 1)
 
 
 def _scale_bar(picture: Thumbnail) -> Markup:

@@ -15,6 +15,7 @@ from wsiscore.cells.table import Cells
 from wsiscore.report.local_index import MIN_LOCAL, bounds_um, choose_squares, count_squares, map_side_um, quartiles
 from wsiscore.report.pages.analysis import analysis_values, counted_fields
 from wsiscore.report.pages.charts import histogram, interval_bar
+from wsiscore.report.pages.consensus import consensus_section
 from wsiscore.report.pages.pictures import INDEX_COLOURS, field_pair, index_map, slide_picture
 from wsiscore.report.pages.quality import quality_section
 from wsiscore.report.pages.rendering import write_page
@@ -62,6 +63,7 @@ def write_report(path: Path, result: Result, files: Iterable[tuple[str, str]] = 
         earlier=any("/" in name for name in result.beside),
         **_summary(score, run),
         **analysis_values(result),
+        consensus=consensus_section(result),
         **_regions(score),
         **_pictures(result),
         quality=quality_section(result),
