@@ -16,7 +16,7 @@ from reports import cells_at
 from scipy import stats
 
 from wsiscore.analysis.analyse import analyse
-from wsiscore.analysis.blocks import BlockSize, between_fields, block_sizes, design_effect, sampling
+from wsiscore.analysis.blocks import BlockSize, between_fields, choose_blocks, correlation_um, design_effect, sampling
 from wsiscore.analysis.convention import LIMITS, convention
 from wsiscore.analysis.flags import FLAGS, join_flags, split_flags
 from wsiscore.analysis.heterogeneity import hexagon_entropy
@@ -95,12 +95,12 @@ def test_the_formula_agrees_with_the_bootstrap() -> None:
 
 
 def test_random_cells_are_as_good_as_independent() -> None:
-    found = [sampling(block_sizes(scattered(10_000, 2000, seed=seed))) for seed in range(9)]
+    found = [sampling(scattered(10_000, 2000, seed=seed)) for seed in range(9)]
     assert np.median([varies.design_effect for varies in found]) < 1.2
 
 
 def test_a_tumour_of_two_halves_is_a_lower_bound() -> None:
-    varies = sampling(block_sizes(scattered(60_000, 6000, "halves")))
+    varies = sampling(scattered(60_000, 6000, "halves"))
     assert varies is not None
     assert varies.lower_bound
     assert varies.block_um == 2000
@@ -108,29 +108,37 @@ def test_a_tumour_of_two_halves_is_a_lower_bound() -> None:
 
 
 @pytest.mark.parametrize(
-    ("effects", "side", "lower_bound"),
-    [
-        ([5, 5.4, 9, 9], 250, False),
-        ([5, 6, 6.1, 9], 500, False),
-        ([5, 6, 7, 7.1], 1000, False),
-        ([5, 6, 7, 8], 2000, True),
-        ([5, 6, math.nan, math.nan], 500, True),
-        ([5, math.nan, math.nan, math.nan], 250, True),
-    ],
+    ("correlation", "side", "lower_bound"),
+    [(0, 250, False), (41, 250, False), (42, 500, False), (160, 1000, False), (249, 1000, False), (251, 1000, True)],
 )
-def test_the_smallest_block_from_which_the_design_effect_has_settled(effects, side, lower_bound) -> None:
-    sizes = [
-        BlockSize(size, 3 if math.isnan(effect) else 20, effect)
-        for size, effect in zip((250, 500, 1000, 2000), effects, strict=True)
-    ]
-    varies = sampling(sizes)
+def test_blocks_are_six_correlation_lengths_wide_where_there_are_nine(correlation, side, lower_bound) -> None:
+    sizes = [BlockSize(size, blocks, 5.0) for size, blocks in ((250, 144), (500, 36), (1000, 9), (2000, 4))]
+    varies = choose_blocks(sizes, correlation)
     assert varies is not None
     assert (varies.block_um, varies.lower_bound) == (side, lower_bound)
 
 
+@pytest.mark.parametrize("length", [200, 400, 800])
+def test_the_correlation_length_is_measured(length) -> None:
+    """Of stripes as a sine of p along x and along y, whose covariance is a cosine, it is known."""
+    cells = scattered(200_000, 10_000)
+    wave = np.sin(cells.x_um / length) + np.sin(cells.y_um / length)
+    positive = np.random.default_rng(4).random(len(cells)) < 0.3 + 0.14 * wave
+    found = correlation_um(replace(cells, stained=positive))
+    assert found == pytest.approx(1.7 * length, rel=0.25)
+    assert correlation_um(mirrored(replace(cells, stained=positive))) == pytest.approx(found)
+
+
+def test_a_few_cells_in_a_block_are_no_block() -> None:
+    square = scattered(9_000, 1000)
+    apart = replace(square, x_um=np.where(np.arange(9_000) < 40, square.x_um + 5000, square.x_um))
+    assert sampling(apart) is not None
+    assert sampling(apart).blocks == sampling(square).blocks
+
+
 @pytest.mark.parametrize("n", [0, 1, 5000])
 def test_too_small_an_area_has_no_interval_of_sampling(n) -> None:
-    assert sampling(block_sizes(scattered(n, 400))) is None
+    assert sampling(scattered(n, 400)) is None
     assert between_fields([10] * 8, [1] * 8) is None
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import shapely
 
-from wsiscore.analysis.blocks import block_sizes, sampling
+from wsiscore.analysis.blocks import sampling
 from wsiscore.analysis.consensus import OtherModel
 from wsiscore.analysis.flags import UNSUITABLE, flag_sentence, join_flags, split_flags
 from wsiscore.analysis.intervals import COUNTING, ModelError, Sampling, conformal, p_at_or_above, score_interval
@@ -349,7 +349,7 @@ def score_cells(
 
     by_roi = {roi.name: tally(roi.outline_um) for roi in rois}
     union = shapely.disjoint_subset_union_all([roi.outline_um for roi in rois])  # fast where ROIs are apart
-    varies = sampling(block_sizes(cells.select(points.inside(union))))
+    varies = sampling(cells.select(points.inside(union)))
     score = SlideScore(
         slide,
         model,

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from wsiscore.analysis.blocks import BlockSize, block_sizes
+from wsiscore.analysis.blocks import BlockSize, block_sizes, correlation_um
 from wsiscore.analysis.convention import ANY_BROWN, LIMITS, PLAINLY_BROWN, Convention, convention
 from wsiscore.analysis.heterogeneity import HEXAGON_UM, hexagon_entropy
 from wsiscore.analysis.protocols import CountedField, Protocols, protocols, zone
@@ -24,6 +24,8 @@ class Analysis:
     ----------
     block_sizes
         The design effect by side of block.
+    correlation
+        Over what distance the local index is alike, in micrometres.
     convention
         The index by limit of DAB optical density; None where no cell has one.
     protocols
@@ -33,6 +35,7 @@ class Analysis:
     """
 
     block_sizes: tuple[BlockSize, ...]
+    correlation: float
     convention: Convention | None
     protocols: Protocols
     entropy: float
@@ -71,6 +74,7 @@ class Analysis:
                 "block_sizes": [
                     {**asdict(size), "design_effect": _number(size.design_effect)} for size in self.block_sizes
                 ],
+                "correlation_um": self.correlation,
                 "hexagon_um": HEXAGON_UM,
                 "hexagon_entropy_bits": _number(self.entropy),
             },
@@ -87,7 +91,13 @@ def analyse(cells: Cells, rules: CenterRules | None = None) -> Analysis:
     rules
         By which they were classified, if by a limit of DAB optical density.
     """
-    return Analysis(block_sizes(cells), convention(cells, rules), protocols(cells), hexagon_entropy(cells))
+    return Analysis(
+        block_sizes(cells),
+        correlation_um(cells),
+        convention(cells, rules),
+        protocols(cells),
+        hexagon_entropy(cells),
+    )
 
 
 def _field(field: CountedField) -> dict[str, Any]:

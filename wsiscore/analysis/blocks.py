@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +12,21 @@ import numpy.typing as npt
 from wsiscore.analysis.intervals import MIN_BLOCKS, Sampling
 from wsiscore.cells.table import Cells
 
-__all__ = ["SIDES_UM", "BlockSize", "between_fields", "block_sizes", "design_effect", "sampling"]
+__all__ = [
+    "SIDES_UM",
+    "BlockSize",
+    "between_fields",
+    "block_sizes",
+    "choose_blocks",
+    "correlation_um",
+    "design_effect",
+    "sampling",
+]
 
-SIDES_UM = (250.0, 500.0, 1000.0, 2000.0)
+SIDES_UM = (250.0, 500.0, 1000.0, 2000.0, 4000.0)
 """Sides of the blocks that are tried, in micrometres."""
 
-_SETTLED = 1.1  # a design effect that grows by less than a tenth to the next size has settled
+_WIDE, _TOO_NARROW = 6.0, 4.0  # side of a block in correlation lengths: wanted, and the least
 
 Counts = npt.NDArray[np.int64]
 
@@ -32,7 +40,7 @@ class BlockSize:
     block_um
         Side in micrometres.
     blocks
-        Number of blocks with cells.
+        Number of blocks, (Σn)²/Σn² for n cells in each, rounded: a block with few cells counts in part.
     design_effect
         As `design_effect` returns it; nan for fewer than `MIN_BLOCKS` blocks.
     """
@@ -70,19 +78,70 @@ def block_sizes(cells: Cells) -> tuple[BlockSize, ...]:
     return tuple(_size(cells, side) for side in SIDES_UM)
 
 
-def sampling(sizes: Sequence[BlockSize]) -> Sampling | None:
+def sampling(cells: Cells) -> Sampling | None:
+    """Return the design effect of counted cells, at the side of block that `choose_blocks` chooses."""
+    return choose_blocks(block_sizes(cells), correlation_um(cells))
+
+
+def choose_blocks(sizes: Sequence[BlockSize], correlation: float) -> Sampling | None:
     """Return the design effect to use; None if no size has `MIN_BLOCKS` blocks.
 
-    It is that of the smallest block from which it grows by less than a tenth to the next size. Where there is none, or
-    no next size, it is that of the largest block, and a lower bound.
+    It is that of the smallest block of at least 6 correlation lengths; where there are fewer than `MIN_BLOCKS` of
+    these, that of the largest block of which there are as many. If that is narrower than 4 correlation lengths, blocks
+    still depend on one another, and the design effect is a lower bound.
+
+    Parameters
+    ----------
+    sizes
+        The design effects by ascending side.
+    correlation
+        As `correlation_um` returns it.
     """
     known = [size for size in sizes if size.blocks >= MIN_BLOCKS]
-    for size, larger in pairwise(known):
-        if larger.design_effect < _SETTLED * size.design_effect:
-            return Sampling(size.block_um, size.blocks, size.design_effect)
     if not known:
         return None
-    return Sampling(known[-1].block_um, known[-1].blocks, known[-1].design_effect, lower_bound=True)
+    size = next((size for size in known if size.block_um >= _WIDE * correlation), known[-1])
+    lower_bound = size.block_um < _TOO_NARROW * correlation
+    return Sampling(size.block_um, size.blocks, size.design_effect, lower_bound)
+
+
+def correlation_um(cells: Cells) -> float:
+    """Return over what distance the local index is alike, in micrometres; 0 if it varies no more than by chance.
+
+    It is the distance at which the covariance of the index between blocks of 250 µm falls under 1/e of its variance,
+    less that of counting. With n cells and y positive ones a block has e = y − p n; the covariance at a distance is the
+    sum of the products of e over that of n, of all pairs of blocks so far apart, which is rounded to blocks.
+    """
+    side = SIDES_UM[0]
+    if not len(cells):
+        return 0.0
+    n, y = (values.astype(np.float64) for values in _counts(cells, side))
+    p = float(y.sum() / n.sum())
+    e = y - p * n
+    variance = float(np.sum(e**2) - p * (1 - p) * n.sum()) / float(np.sum(n**2))
+    if variance <= 0:
+        return 0.0
+    pairs, products = _by_distance(n), _by_distance(e)
+    reached = pairs > 0.5  # sums of whole numbers
+    covariance = np.divide(products, pairs, out=np.zeros_like(pairs), where=reached) / variance
+    covariance[0] = 1.0
+    below = np.flatnonzero(reached & (covariance < 1 / math.e))
+    if not len(below):
+        return side * len(covariance)
+    at = int(below[0])
+    steep = covariance[at - 1] - covariance[at]
+    return side * (at - 1 + float(covariance[at - 1] - 1 / math.e) / float(steep))
+
+
+def _by_distance(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the sums of the products of all pairs of blocks, by their distance rounded to blocks."""
+    from scipy import fft
+
+    size = [fft.next_fast_len(2 * n) for n in values.shape]
+    products = fft.irfft2(np.abs(fft.rfft2(values, size)) ** 2, size)
+    dy, dx = (np.minimum(np.arange(n), n - np.arange(n)) for n in size)
+    distance = np.rint(np.hypot(dy[:, None], dx[None])).astype(np.int64)
+    return np.asarray(np.bincount(distance.ravel(), products.ravel())[: max(values.shape)], np.float64)
 
 
 def between_fields(n: Sequence[int], n_positive: Sequence[int]) -> Sampling | None:
@@ -95,19 +154,31 @@ def between_fields(n: Sequence[int], n_positive: Sequence[int]) -> Sampling | No
     """
     every, positive = np.asarray(n, np.int64), np.asarray(n_positive, np.int64)
     held = every > 0
-    if np.count_nonzero(held) < MIN_BLOCKS:
+    if not held.any() or (blocks := _effective(every[held])) < MIN_BLOCKS:
         return None
-    return Sampling(math.nan, int(np.count_nonzero(held)), design_effect(every[held], positive[held]))
+    return Sampling(math.nan, blocks, design_effect(every[held], positive[held]))
 
 
 def _size(cells: Cells, side: float) -> BlockSize:
     if not len(cells):
         return BlockSize(side, 0, math.nan)
-    col = ((cells.x_um - cells.x_um.min()) // side).astype(np.int64)
-    row = ((cells.y_um - cells.y_um.min()) // side).astype(np.int64)
-    _, which = np.unique(row * (int(col.max()) + 1) + col, return_inverse=True)
-    n = np.bincount(which).astype(np.int64)
-    if len(n) < MIN_BLOCKS:
-        return BlockSize(side, len(n), math.nan)
-    n_positive = np.bincount(which[cells.positive], minlength=len(n)).astype(np.int64)
-    return BlockSize(side, len(n), design_effect(n, n_positive))
+    n, n_positive = _counts(cells, side)
+    held = n > 0
+    blocks = _effective(n[held])
+    if blocks < MIN_BLOCKS:
+        return BlockSize(side, blocks, math.nan)
+    return BlockSize(side, blocks, design_effect(n[held], n_positive[held]))
+
+
+def _counts(cells: Cells, side: float) -> tuple[Counts, Counts]:
+    """Return all and the positive cells of each block, (rows, cols); the grid starts at the least x and y."""
+    row, col = (((at - at.min()) // side).astype(np.int64) for at in (cells.y_um, cells.x_um))
+    rows, cols = int(row.max()) + 1, int(col.max()) + 1
+    at = row * cols + col
+    n, n_positive = (np.bincount(which, minlength=rows * cols) for which in (at, at[cells.positive]))
+    return n.astype(np.int64).reshape(rows, cols), n_positive.astype(np.int64).reshape(rows, cols)
+
+
+def _effective(n: Counts) -> int:
+    """Return the number of blocks of equal size that say as much as these."""
+    return round(float(n.sum()) ** 2 / float(np.sum(n.astype(np.float64) ** 2)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsiscore.analysis.blocks import SIDES_UM, between_fields, block_sizes, sampling
+from wsiscore.analysis.blocks import SIDES_UM, between_fields, sampling
 from wsiscore.analysis.consensus import OtherModel, disagree
 from wsiscore.analysis.flags import UNSUITABLE
 from wsiscore.analysis.intervals import Sampling
@@ -105,7 +105,7 @@ def _sampling(out: Path, entries: Sequence[Entry], scores: Sequence[SlideScore])
     if any(cells is None or len(cells) != score.total.n for cells, score in zip(tables, scores, strict=True)):
         return between_fields([score.total.n for score in scores], [score.total.n_positive for score in scores])
     some = [cells for cells in tables if cells is not None and len(cells)]
-    found = sampling(block_sizes(pool_cells(some))) if some else None
+    found = sampling(pool_cells(some)) if some else None
     if found is None or found.blocks > len(some):
         return found
     return between_fields([len(cells) for cells in some], [int(cells.positive.sum()) for cells in some])

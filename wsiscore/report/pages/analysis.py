@@ -29,6 +29,7 @@ def analysis_values(result: Result) -> dict[str, Any]:
             (f"{size.block_um:g} µm", f"{size.blocks:,}", readable(size.design_effect, decimals=1))
             for size in analysis.block_sizes
         ],
+        "correlation": readable(analysis.correlation, unit="µm"),
         "entropy": readable(analysis.entropy, decimals=2, unit="bits"),
         "effective_cells": readable(score.total.n / score.sampling.design_effect) if score.sampling else None,
     }
