@@ -7,7 +7,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
@@ -102,6 +102,11 @@ class Record:
     def note(self, key: str, values: Mapping[str, Any]) -> None:
         """Add values under a heading."""
         self.values[key].update(values)
+
+    def drop(self, key: str, names: Iterable[str]) -> None:
+        """Forget values under a heading, as far as there are any."""
+        for name in names:
+            self.values[key].pop(name, None)
 
     def finish(self) -> Mapping[str, Any]:
         """Complete it with the memory that the process has used at most and the time, write it and return it."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from wsiscore.analysis.analyse import Analysis, analyse
 from wsiscore.analysis.consensus import compare_cells, disagree
 from wsiscore.cells.find import rules_of
-from wsiscore.cells.rules import CenterRules
+from wsiscore.cells.rules import CenterRules, rule_fields
 from wsiscore.errors import MosaicError
 from wsiscore.export.exporters import remove_exports
 from wsiscore.files import write_png
@@ -149,6 +149,7 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         _warn(job.slide.path.name, mosaic, quality)
         errors = mosaic.about.get("index_errors", {}) if known else {}
         job.record.note("model", {**mosaic.about["model"], "index_errors": errors})
+        job.record.drop("settings", rule_fields())  # of an earlier run: rules at their default are not written
         job.record.note("settings", {"cutoff": options.cutoff, **applied.to_json()})
         result = Result(
             job.slide, scored(rois), cells, score, job.record.values, analysis, quality, options.csv, others

@@ -88,6 +88,7 @@ def _summary(score: SlideScore, run: Mapping[str, Any]) -> dict[str, Any]:
         "interval_95": readable(*total.interval_95, decimals=1, unit="%"),
         "cells": readable(total.n),
         "decision": score.decision,
+        "left_out": _left_out_words(score),
         "flags": [(word, flag_sentence(word)) for word in split_flags(join_flags(score.flags))],
         "counts": [(each.label, each.on_page(score, total, unit=True)) for each in statistics_in(Place.SUMMARY)],
         "warnings": [str(warning) for warning in run.get("warnings", ())],
@@ -121,7 +122,7 @@ def _pictures(result: Result) -> dict[str, Any]:
         "slide_picture": slide_picture(read_thumbnail(slide, whole, max_px=1000), result.rois),
         "local": _local_index(result) if found else None,
         "gallery": _gallery(result) if found else None,
-        "histograms": _histograms(cells) if found else None,
+        "histograms": _histograms(cells, settings) if found else None,
     }
 
 
@@ -171,12 +172,22 @@ def _gallery(result: Result) -> dict[str, Any]:
     }
 
 
-def _histograms(cells: Cells) -> dict[str, Markup | None]:
-    known = np.isfinite(cells.dab_od)
-    od = histogram(cells.dab_od[known], cells.positive[known], (0.0, 1.6), None) if known.any() else None
-    measured = np.isfinite(cells.positivity)
-    positivity = histogram(cells.positivity[measured], cells.positive[measured], (0.0, 1.0), 0.5)
+def _histograms(cells: Cells, settings: Mapping[str, Any]) -> dict[str, Markup | None]:
+    known, limit = np.isfinite(cells.dab_od), settings.get("positive_od")
+    od = histogram(cells.dab_od[known], cells.positive[known], (0.0, 1.6), limit) if known.any() else None
+    measured, half = np.isfinite(cells.positivity), 0.5 if limit is None else None
+    positivity = histogram(cells.positivity[measured], cells.positive[measured], (0.0, 1.0), half)
     return {"positivity": positivity if measured.any() else None, "dab_od": od}
+
+
+def _left_out_words(score: SlideScore) -> str:
+    """Return what was left out of counts and area."""
+    parts = [f"{name} {readable(area, decimals=3, unit='mm²')}" for name, area in score.excluded.items()]
+    if "tiles_missing" in score.flags:
+        parts.append("tiles that could not be read")
+    if score.n_other:
+        parts.append(f"{score.n_other:,} nuclei other than the tumour's")
+    return ", ".join(parts) or "nothing"
 
 
 def _method(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,7 +195,7 @@ def _method(run: Mapping[str, Any]) -> dict[str, Any]:
     antibody = [facts[key] for key in ("clone", "platform") if facts.get(key)]
     return {
         "model": {"family": model.get("family"), "version": model.get("version")},
-        "settings": {"smooth_um": None, **settings},
+        "settings": {"smooth_um": None, "positive_od": None, "sure": 1, **settings},
         "given": [
             ("Case", facts.get("case", "not given")),
             ("Specimen", facts.get("specimen", "not given")),
