@@ -143,6 +143,8 @@ def test_the_first_model_is_reported_and_the_others_beside_it(scored, strict: Pa
     assert f"{float(own['ki67_index']):.0f} % by strict" in page
     assert "Largest difference of the local index" in page
     assert run("cohort", folder.parent).exit_code == 0
+    assert "Models differ by, points" in words((folder.parent / "index.html").read_text())
+    assert "Models differ by" not in words((tmp_path / "alone" / "index.html").read_text())
     (again,) = csv.DictReader(io.StringIO((folder.parent / "scores.csv").read_text()))
     assert again == row
 

@@ -31,7 +31,6 @@ __all__ = [
     "each",
     "inputs",
     "model_of",
-    "models_of",
     "mpp",
     "named_apart",
     "of_model",
@@ -277,35 +276,6 @@ def model_of(name: str | None) -> str | None:
     except ModelError as error:
         raise click.BadParameter(one_line(str(error)), param_hint="--model") from error
     return name if name in model_names() else str(folder.absolute())
-
-
-def models_of(text: str | None) -> tuple[str | None, tuple[str, ...]]:
-    """Return the model that is reported and those that it is compared with, of names or folders joined by commas.
-
-    Raises
-    ------
-    click.BadParameter
-        As `model_of`; or if two of them have one name, or one of several generates a picture.
-    """
-    if text is None or "," not in text or Path(text).is_dir():
-        return model_of(text), ()
-    from wsiscore.models.card import read_card
-    from wsiscore.models.store import find_model
-
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts):
-        raise click.BadParameter(f"{text!r} has an empty name; wanted a,b", param_hint="--model")
-    models = [model for part in parts if (model := model_of(part)) is not None]
-    cards = [read_card(find_model(model)) for model in models]
-    names = [card.name for card in cards]
-    for card in cards:
-        if names.count(card.name) > 1:
-            raise click.BadParameter(f"{card.name} is named twice; name different models", param_hint="--model")
-        if card.spec.rules is None:
-            raise click.BadParameter(
-                f"{card.name} generates a virtual stain and finds no cells; leave it out", param_hint="--model"
-            )
-    return models[0], tuple(models[1:])
 
 
 def checked(chosen: dict[str, Any], *, here: bool = True) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def score(
     if chosen["cells"] and (manifest or len(inputs) != 1 or "-" in inputs):
         raise click.UsageError("--cells is of a single mosaic")
     rules = {name: value for name in rule_fields() if (value := chosen.pop(name)) is not None}
-    model, also = options.models_of(chosen["model"])
+    model, also = _models(chosen["model"])
     here = cluster is None or cluster.startswith("local")
     given = ScoreOptions(rules=rules, also=also, **options.checked({**chosen, "model": model}, here=here))
     jobs = _jobs(inputs, manifest, given)
@@ -123,6 +123,35 @@ def score(
     if dry_run:
         raise SystemExit(print_plan(jobs, given, as_json=json_lines))
     raise SystemExit(_print_scores(jobs, cluster, given.threads, as_json=json_lines))
+
+
+def _models(text: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """Return the model that is reported and those that it is compared with, of names or folders joined by commas.
+
+    Raises
+    ------
+    click.BadParameter
+        As `options.model_of`; or if two of them have one name, or one of several generates a picture.
+    """
+    if text is None or "," not in text or Path(text).is_dir():
+        return options.model_of(text), ()
+    from wsiscore.models.card import read_card
+    from wsiscore.models.store import find_model
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise click.BadParameter(f"{text!r} has an empty name; wanted a,b", param_hint="--model")
+    models = [model for part in parts if (model := options.model_of(part)) is not None]
+    cards = [read_card(find_model(model)) for model in models]
+    names = [card.name for card in cards]
+    for card in cards:
+        if names.count(card.name) > 1:
+            raise click.BadParameter(f"{card.name} is named twice; name different models", param_hint="--model")
+        if card.spec.rules is None:
+            raise click.BadParameter(
+                f"{card.name} generates a virtual stain and finds no cells; leave it out", param_hint="--model"
+            )
+    return models[0], tuple(models[1:])
 
 
 def _jobs(inputs: tuple[str, ...], manifest: Path | None, given: ScoreOptions) -> Jobs:

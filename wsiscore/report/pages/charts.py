@@ -191,7 +191,8 @@ def limit_curve(curve: Convention, cutoff: float) -> Markup:
         drawn.append(element("text", f"{percent:.0f} %", class_="start strong", x=x(limit) + 7, y=y(percent) - 5))
     if left <= curve.used <= right:
         drawn.append(element("line", class_="used", x1=x(curve.used), x2=x(curve.used), y1=0, y2=height))
-        drawn.append(element("text", "used", class_="strong", x=x(curve.used), y=height - 6))
+        word = "used" if curve.used_is_rule else "as counted"
+        drawn.append(element("text", word, class_="strong", x=x(curve.used), y=height - 6))
     for tick in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5):
         drawn.append(element("text", f"{tick:g}", x=x(tick), y=height + 16))
     for percent in (0, top / 2, top):

@@ -18,13 +18,14 @@ from markupsafe import Markup
 from wsiscore.report.pages.charts import interval_bars, interval_plot
 from wsiscore.report.pages.rendering import write_page
 from wsiscore.report.result import CaseResult, Entry
-from wsiscore.report.statistics import Place, Value, readable, statistics_in
+from wsiscore.report.statistics import Place, Statistic, Value, readable, statistics_in
 from wsiscore.report.thumbnail import MOST_BYTES, THUMBNAIL
 from wsiscore.score import SlideScore
 
 __all__ = ["write_index"]
 
 _NUMBERS = tuple(each for each in statistics_in(Place.COHORT) if not each.is_text)
+_OF_SEVERAL_MODELS = {"model_difference"}  # left out where each slide was scored by one
 _TEXTS = tuple(each for each in statistics_in(Place.COHORT) if each.is_text)
 
 
@@ -56,6 +57,8 @@ def write_index(
         If the file cannot be written.
     """
     scores = [entry.score for entry in entries if entry.score is not None]
+    compared = any(score.others for score in scores)
+    numbers = [each for each in _NUMBERS if compared or each.name not in _OF_SEVERAL_MODELS]
     write_page(
         path,
         "cohort.html.j2",
@@ -65,9 +68,9 @@ def write_index(
         n_scored=len(scores),
         counts=_counts(entries, scores),
         plot=interval_plot(scores) if sum(score.total.n > 0 for score in scores) > 1 else None,
-        number_headings=[each.column_heading for each in _NUMBERS],
+        number_headings=[each.column_heading for each in numbers],
         text_headings=[each.column_heading for each in _TEXTS],
-        slides=[_slide(path.parent, entry, links) for entry in entries],
+        slides=[_slide(path.parent, entry, numbers, links) for entry in entries],
         cases=[_case(case, link) for case, link in cases],
         script=_script(),
         report=report,
@@ -125,7 +128,7 @@ def _thumbnail(folder: Path) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _slide(out: Path, entry: Entry, links: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _slide(out: Path, entry: Entry, numbers: Sequence[Statistic], links: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Return what the row of a slide shows."""
     score = entry.score
     if score is None:
@@ -137,7 +140,7 @@ def _slide(out: Path, entry: Entry, links: Sequence[tuple[str, str]]) -> dict[st
         "links": [each for each in links if entry.folder and (out / entry.folder / each[0]).is_file()],
         "virtual": score.virtual,
         "thumbnail": _thumbnail(out / entry.folder) if entry.folder else "",
-        "numbers": [(each.on_page(score, score.total), _key(each.compute(score, score.total))) for each in _NUMBERS],
+        "numbers": [(each.on_page(score, score.total), _key(each.compute(score, score.total))) for each in numbers],
         "texts": [each.on_page(score, score.total) for each in _TEXTS],
         "bar": interval_bars(score),
     }
