@@ -85,6 +85,7 @@ def _run(job: Job, first: Mosaic, rois: Sequence[Roi], model: str, options: Scor
             roi_source=first.tiles.roi_source,
         )
         own = replace(options, model=model, also=(), rules={}, tile_px=None, norm=None, maps="needed")
+        own = replace(own, engine="auto", precision=None)
         found = _cells(Job(job.slide, folder, record, tiles), rois, own, progress)
         record.finish()
     return found
