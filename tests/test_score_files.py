@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reports import HOSTILE, VIRTUAL, cells_at
 
+from wsiscore.analysis.consensus import OtherModel
 from wsiscore.analysis.intervals import ModelError, Sampling
 from wsiscore.regions import Roi
 from wsiscore.report.json import read_error, read_score, write_score
@@ -63,6 +64,7 @@ def test_no_cells_has_no_numbers():
         *["nan"] * 7,
         *[""] * 3,
         *["0", "", ""],
+        *["", "nan", "nan"],
     ]
     assert [score_json(score)[key] for key in ("ki67_index", "low95", "high95")] == [None] * 3
     assert error_row("s", "m", "no\nmpp")[2:] == ["nan"] * 6 + [
@@ -76,6 +78,7 @@ def test_no_cells_has_no_numbers():
         "nan",
         "",
         "",
+        *["", "nan", "nan"],
     ]
 
 
@@ -139,7 +142,24 @@ def test_names_are_no_formulas_in_a_spreadsheet(tmp_path):
     write_scores_csv(tmp_path / "scores.csv", rows)
     _, scored, failed = csv.reader((tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines())
     assert scored == [f"'{formula}", "'-m", *rows[0][2:]]
-    assert failed == ["'+s", "'@m", *["nan"] * 6, "error: \\t=1", "", "", *["nan"] * 8, "", "", "", "nan", "", ""]
+    assert failed == [
+        "'+s",
+        "'@m",
+        *["nan"] * 6,
+        "error: \\t=1",
+        "",
+        "",
+        *["nan"] * 8,
+        "",
+        "",
+        "",
+        "nan",
+        "",
+        "",
+        "",
+        "nan",
+        "nan",
+    ]
     write_cells_table(tmp_path / "cells.csv", cells_at([-1], [-2], [0.5]), [Roi(formula, shapely.box(0, 0, 9, 9))])
     (cell,) = csv.DictReader((tmp_path / "cells.csv").read_text(encoding="utf-8").splitlines())
     assert (cell["roi"], float(cell["x_um"]), float(cell["y_um"])) == (f"'{formula}", -1, -2)
@@ -182,6 +202,7 @@ def test_a_score_reads_back(tmp_path_factory, name, by_roi, cutoff, virtual):
         ("pale", "pen"),
         Sampling(500, 12, 3.5),
         ModelError(4.5, 0.9, 10),
+        others=(OtherModel("b", 4, 9, 8, (3, 1, 0, 4)), OtherModel("c", 0, 0, 8, (0, 0, 0, 0))),
     )
     write_score(path, score)
     assert read_score(path) == score

@@ -292,7 +292,7 @@ STATISTICS: tuple[Statistic, ...] = (
     Statistic("author", "Author", lambda score, _: score.issue.author if score.issue else "", _OWN),
     Statistic("issued", "Issued", lambda score, _: score.issue.date if score.issue else "", _OWN),
     Statistic("issue", "Issue", lambda score, _: asdict(score.issue) if score.issue else None, Place.JSON),
-    Statistic("index_by_model", "Index by model", lambda score, _: index_by_model(score), Place.TABLE),
+    Statistic("index_by_model", "Index by model", lambda score, _: index_by_model(score), _OWN),
     Statistic("other_models", "Further models", _other_models, Place.JSON),
     Statistic(
         "model_difference",
