@@ -199,8 +199,7 @@ of_model = _together(
     click.option(
         "--model",
         metavar="NAME|FOLDER",
-        help="Model; `wsiscore models list` shows which, and the default. `wsiscore score` takes several, joined by "
-        "commas: the index is that of the first, and the others are compared with it.",
+        help="Model; `wsiscore models list` shows which, and the default. `score` compares several: a,b reports a.",
     ),
     click.option(
         "--size", "tile_px", type=TILE_SIZES, help="Side of a tile, px at the model's scale; by default the model's."
