@@ -132,30 +132,28 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         )
         with job.record.stage("analysis"):
             analysis = analyse(cells, applied if isinstance(applied, CenterRules) and not edited else None)
+        by_model = other_cells(job, mosaic, rois, options, progress)
         score = replace(
             score,
             n_other=len(others),
+            others=tuple(compare_cells(name, cells, own) for name, own in by_model.items()),
             path=str(job.slide.path.absolute()),
             sha256=job.slide.sha256,
             case=job.record.values["facts"].get("case", ""),
             issue=issue,
         )
-        by_model = other_cells(job, mosaic, rois, options, progress)
-        score = replace(score, others=tuple(compare_cells(name, cells, own) for name, own in by_model.items()))
         quality = _quality(mosaic, scored(rois))
         flags = _analysis_flags(analysis, score) if score.total.n >= MIN_CELLS else []
         flags += ["cells_edited"] * edited
         score = with_flags(score, [*flags, *_quality_flags(job, mosaic, quality, options)])
         _warn(job.slide.path.name, mosaic, quality)
-        errors = mosaic.about.get("index_errors", {}) if known else {}
-        job.record.note("model", {**mosaic.about["model"], "index_errors": errors})
+        job.record.note("model", mosaic.about["model"])
+        job.record.note("model", {"index_errors": mosaic.about.get("index_errors", {}) if known else {}})
         job.record.drop("settings", rule_fields())  # of an earlier run: rules at their default are not written
         job.record.note("settings", {"cutoff": options.cutoff, **applied.to_json()})
-        result = Result(
-            job.slide, scored(rois), cells, score, job.record.values, analysis, quality, options.csv, others
-        )
-        result = replace(result, excluded=[roi for roi in rois if roi.excluded], by_model=by_model)
-        _write_results(result, job)
+        known_of = (job.slide, scored(rois), cells, score, job.record.values, analysis, quality, options.csv, others)
+        cut_out = [roi for roi in rois if roi.excluded]
+        _write_results(Result(*known_of, excluded=cut_out, by_model=by_model), job)
         for name in (ERROR, ERROR_LOG):  # of an earlier run
             (job.folder / name).unlink(missing_ok=True)
         if options.keep == "cells":
