@@ -40,7 +40,7 @@ def main(engine: str) -> None:
         if not supports(engine, precision):
             continue
         model = network(precision)
-        (expected,) = ReferenceEvaluator(model).run(None, {"tiles": tiles})
+        expected = np.asarray(ReferenceEvaluator(model).run(None, {"tiles": tiles})[0], np.float32)
         (found,) = COMPILERS[engine](model, precision, 1)({"tiles": tiles}).values()
         if np.abs(found - expected).max() < tolerance:
             sys.stdout.write(f"{precision}\n")
