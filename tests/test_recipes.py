@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
+from wsiscore.cli import main
 from wsiscore.synthetic.slides import render_slide
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,3 +77,15 @@ def test_the_nextflow_module_writes_what_it_promises(desk: Path, tmp_path: Path,
 @pytest.mark.parametrize("recipe", ["slurm-array.sh", "slurm-dask.sh"])
 def test_the_scripts_are_bash(desk: Path, recipe: str) -> None:
     bash(desk, "-n", str(RECIPES / recipe))
+
+
+def test_the_recipes_use_options_that_there_are() -> None:
+    files = [path for path in RECIPES.rglob("*") if path.is_file()]
+    lines = [line for path in files for line in path.read_text().replace("\\\n", " ").splitlines()]
+    used = [(found[1], found[2]) for line in lines for found in re.finditer(r"wsiscore (score|cohort) (.*)", line)]
+    assert len(used) >= 5
+    for command, words in used:
+        own = main.get_command(click.Context(main), command)
+        assert own is not None
+        known = {name for option in own.params for name in option.opts}
+        assert set(re.findall(r"--[a-z-]+", words)) <= known, words
