@@ -98,6 +98,26 @@ def test_a_job_whose_process_dies_is_tried_again_and_then_is_lost(tmp_path: Path
     assert found == ["a", "once", "dies: its process died twice, perhaps for want of memory", "b"]
 
 
+def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    """A killed run leaves no process behind, which would hold its output open."""
+    code = (
+        "import os, pathlib, sys\nfrom executor_jobs import lost, work\n"
+        "from wsiscore.pipeline.executors import Processes\n"
+        "if __name__ == '__main__':\n"
+        "    list(Processes(2).map(work, [(pathlib.Path(sys.argv[1]), f'kills {os.getpid()}')], lost))\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    done = subprocess.run(
+        [sys.executable, tmp_path / "run.py", tmp_path],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == -9, done.stderr
+
+
 def test_a_job_whose_worker_dies_is_tried_again_and_harms_no_other(cluster: LocalCluster, tmp_path: Path) -> None:
     with Client(cluster) as client:
         found = results(Dask(client), tmp_path, "a", "once", "dies", "raises", "b")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
@@ -263,6 +265,7 @@ class Dask:
 def _begin(n_threads: int, level: int) -> None:
     """Prepare a process: its threads, and messages as in the process that began it."""
     set_threads(n_threads)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     show_messages(level)
 
 
@@ -272,6 +275,13 @@ def _hand_over(future: Future[Any], task: Any) -> None:
         future.set_result(task.result())
     except Exception as error:  # noqa: BLE001 - as it was raised on the worker; CancelledError without a scheduler
         future.set_exception(error)
+
+
+def _end_with_the_parent() -> None:
+    """End this process as soon as the one that started it has ended, however: what it has not done is done again."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _version() -> str:
