@@ -50,7 +50,7 @@ from wsiscore.pipeline.steps import score_slide
 
 RADII_UM, SMOOTH_UM = (1.5, 2.0, 2.5), (0.75, 1.0, 1.25)
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35)
-SURES = (0.7, 0.8, 0.9, 1.0)
+SURES = (0.7, 0.8, 0.9, 0.95, 1.0)
 POSITIVE_ODS = (0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.15)
 LEAST_UM2 = 3.0  # area of a nucleus in a mask
 HEADER = ("set", "n", "f1", "precision", "recall", "index_error", "agreement", "loss")
