@@ -113,8 +113,8 @@ def in_tiles(generator: Generator, slide: Slide, side_px: int, tile_px: int) -> 
     card = Card(spec.family, spec.family, "1", "A benchmark.", "none", "nothing", spec, {})
     with tempfile.TemporaryDirectory() as folder:
         mosaic = infer_tiles(slide, tiles, Model(card, generator), Path(folder) / "m.ome.zarr", batch_size=1)
-        maps = mosaic.read(0, 0, side_px, side_px)[: len(spec.channels)].astype(np.float32)
-    return (maps / 255 if spec.dtype == "uint8" else maps), tile_px - 2 * spec.margin_px
+        maps = mosaic.read(0, 0, side_px, side_px)[: len(spec.channels)]
+    return (maps / np.float32(255) if maps.dtype == np.uint8 else maps), tile_px - 2 * spec.margin_px
 
 
 def difference(whole: Maps, stitched: Maps, core_px: int, margin_px: int = MARGIN_PX) -> Difference | None:

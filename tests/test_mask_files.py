@@ -99,9 +99,11 @@ def test_outlines_of_unknown_size_are_refused(name, tmp_path):
 
 
 def test_outlines_beyond_their_picture_are_refused(tmp_path):
-    hover_json(tmp_path / "a.json")
+    folder = tmp_path / "outlines"  # pictures are sought in the folders beside it too
+    folder.mkdir()
+    hover_json(folder / "a.json")
     with pytest.raises(RoiError, match=r"up to \(30, 32\) px, beyond its picture of 20 × 20 px"):
-        read_outlines(tmp_path / "a.json", (20, 20))
+        read_outlines(folder / "a.json", (20, 20))
 
 
 @given(mag=st.sampled_from([10, 20, 40, 40.0]), mpp=st.sampled_from([0.25, 0.5, 1.0]))
