@@ -47,6 +47,7 @@ from wsiscore.models.store import find_model, write_card
 from wsiscore.mosaic import Mosaic
 from wsiscore.pipeline.options import ScoreOptions
 from wsiscore.pipeline.steps import score_slide
+from wsiscore.score import MIN_CELLS
 
 RADII_UM, SMOOTH_UM = (1.5, 2.0, 2.5), (0.75, 1.0, 1.25)
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35)
@@ -172,8 +173,10 @@ def measurements(
         if any(at.complete for at in counts):
             found.append(Measurement(name, "detection F1", round(each.f1, 3), command))
         found.append(Measurement(name, "recall of annotated cells", round(each.recall, 3), command))
-        errors = tuple(round(at.index_error, 2) for at in counts if np.isfinite(at.index_error))
-        if errors:
+        # Of images with so few cells no call is made, and where the truth lacks nuclei the error is not the model's.
+        whole = [at for at in counts if at.complete and at.tp + at.fn >= MIN_CELLS]
+        errors = tuple(round(at.index_error, 2) for at in whole if np.isfinite(at.index_error))
+        if np.isfinite(each.index_error):
             found.append(Measurement(name, INDEX_ERROR, round(each.index_error, 2), command, errors))
     return tuple(found)
 

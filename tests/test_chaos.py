@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_kills_crowds_and_damage_leave_the_bytes_of_an_undisturbed_run(tmp_path: Path) -> None:
-    line = [sys.executable, str(ROOT / "benchmarks" / "chaos.py"), "--n", "1", "--every", "100", "--folder"]
+    line = [sys.executable, str(ROOT / "benchmarks" / "chaos.py"), "--n", "1", "--every", "170", "--folder"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*line, str(tmp_path)], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
