@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 
 _PACKAGES: Mapping[str, tuple[str, ...]] = {"openvino": ("openvino", "onnx"), "onnx": ("onnxruntime", "onnx")}
 _PROBE_SECONDS = 120
+_CRASHES = (signal.SIGILL, signal.SIGFPE, signal.SIGSEGV, signal.SIGABRT)
 
 _log = logging.getLogger("wsiscore")
 
@@ -113,8 +115,9 @@ def _probed(engine: Engine) -> tuple[list[str], bool]:
     if done.returncode:
         last = (done.stderr.splitlines() or [""])[-1]
         _log.warning("%s was tried and ended with status %d. %s", engine, done.returncode, last)
-    # An exception of Python, status 1, may be of this moment; a crash, as by SIGILL or SIGFPE, is of this CPU.
-    return [line for line in done.stdout.split() if line in PRECISIONS], done.returncode != 1
+    found = [line for line in done.stdout.split() if line in PRECISIONS]
+    # A crash is of this CPU; an exception of Python, being killed or no right result may be of this moment.
+    return found, -done.returncode in _CRASHES or (done.returncode == 0 and bool(found))
 
 
 def _installed(engine: Engine) -> bool:
