@@ -5,7 +5,6 @@ Run as ``make pictures``. Chromium, or Chrome, must be installed. Everything sho
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,10 +13,15 @@ from pathlib import Path
 import cv2
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from chromium import CHROMIUM, chromium  # noqa: E402
+
 PICTURES = ROOT / "docs" / "pictures"
 SLIDE = "near-cutoff"
 CROP_PX = (760, 480)
 SCALE = 0.75
+TILES_MS = 1500  # for the tiles to come
 
 
 def main() -> None:
@@ -32,7 +36,7 @@ def main() -> None:
         server = subprocess.Popen([*wsiscore, "view", folder / SLIDE], stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None
-            photograph(server.stdout.readline().strip(), "viewer", (1000, 700))
+            photograph_hot_spot(server.stdout.readline().strip(), "viewer", (1000, 700))
         finally:
             server.terminate()
             server.wait()
@@ -44,14 +48,24 @@ def main() -> None:
 
 def photograph(address: str, name: str, size: tuple[int, int]) -> None:
     """Write a picture of a page."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
+    if CHROMIUM is None:
         raise SystemExit("pictures of pages need Chromium; install it")
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "shot.png"
         options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--virtual-time-budget=4000"]
         window = f"--window-size={size[0]},{size[1]}"
-        subprocess.run([browser, *options, window, f"--screenshot={shot}", address], check=True, capture_output=True)
+        subprocess.run([CHROMIUM, *options, window, f"--screenshot={shot}", address], check=True, capture_output=True)
+        save(cv2.imread(str(shot)), name)
+
+
+def photograph_hot_spot(address: str, name: str, size: tuple[int, int]) -> None:
+    """Write a picture of a viewer at the hot spot, when its tiles are there."""
+    with chromium() as page, tempfile.TemporaryDirectory() as folder:
+        page.open(address, *size)
+        page.run("document.querySelector('#viewer').focus()")
+        page.press("h")
+        page.run(f"new Promise(done => setTimeout(done, {TILES_MS}))")
+        page.screenshot(shot := Path(folder) / "shot.png")
         save(cv2.imread(str(shot)), name)
 
 
