@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from wsiscore.errors import OutputError
 from wsiscore.pipeline.job import open_job
 from wsiscore.pipeline.options import TileOptions
 from wsiscore.report import writers
+from wsiscore.report.tables import read_cells_table
 from wsiscore.report.writers import COHORT_WRITERS, WRITERS, CohortWriter, Writer
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "files.md"
@@ -72,6 +74,20 @@ def test_what_cannot_be_written_is_one_line(tmp_path, slide, writer):
     made_of = (result_of(slide, scattered(3), rois=[whole_roi()]),) if isinstance(writer, Writer) else (entries(), [])
     with pytest.raises(OutputError, match=r"cannot write .*; free space there or choose another folder with -o"):
         writer.write(tmp_path / "file" / writer.name, *made_of)
+
+
+@pytest.mark.parametrize("csv", [False, True])
+def test_every_file_is_written_to_a_folder_whose_name_is_not_text(tmp_path, slide, csv):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    cells = scattered(30)
+    result = replace(result_of(slide, cells, rois=[whole_roi()]), csv=csv)
+    for writer in WRITERS:
+        if writer.when(result):
+            writer.write(folder / writer.name, result)
+    found = read_cells_table(folder, [whole_roi().name])
+    assert found is not None
+    assert len(found[0]) == len(cells)
 
 
 @pytest.mark.parametrize("name", [*(writer.name for writer in COHORT_WRITERS), "Index.HTML", "cases"])

@@ -115,7 +115,7 @@ def _probed(engine: Engine) -> tuple[list[str], bool]:
     if done.returncode:
         last = (done.stderr.splitlines() or [""])[-1]
         _log.warning("%s was tried and ended with status %d. %s", engine, done.returncode, last)
-    found = [line for line in done.stdout.split() if line in PRECISIONS]
+    found: list[str] = [line for line in done.stdout.split() if line in PRECISIONS]
     # A crash is of this CPU; an exception of Python, being killed or no right result may be of this moment.
     return found, -done.returncode in _CRASHES or (done.returncode == 0 and bool(found))
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
 from wsiscore.errors import ExportError
 from wsiscore.mosaic import Mosaic
 from wsiscore.regions import Roi, scored
 from wsiscore.report.json import read_score
+from wsiscore.report.tables import cells_table
 from wsiscore.roi.annotations import read_rois
 from wsiscore.score import SlideScore
 
@@ -72,13 +71,10 @@ class SlideResults:
     def cells(self) -> pa.Table:
         """The table of cells, without points; ExportError if it cannot be read."""
         try:
-            if (path := self.folder / "cells.parquet").is_file():
-                table = pa.parquet.read_table(path)
-            else:
-                table = pa.csv.read_csv(path := self.folder / "cells.csv")
+            table = cells_table(self.folder)
             return table.drop_columns(["geometry"]) if "geometry" in table.column_names else table
         except (OSError, ValueError) as error:
-            raise ExportError(f"{path} cannot be read ({error}); score the slide again") from error
+            raise ExportError(f"the cells of {self.folder} cannot be read ({error}); score the slide again") from error
 
     @cached_property
     def regions(self) -> list[Roi]:

@@ -39,7 +39,8 @@ def write_spatialdata(path: Path, results: SlideResults) -> None:
         if pa.types.is_string(field.type):
             table = table.set_column(number, field.name, table[field.name].dictionary_encode())
     (path / "points" / "cells" / "points.parquet").mkdir()
-    pa.parquet.write_table(table, path / "points" / "cells" / "points.parquet" / "part.0.parquet")
+    with (path / "points" / "cells" / "points.parquet" / "part.0.parquet").open("wb") as file:
+        pa.parquet.write_table(table, file)
     _element(path / "shapes" / "regions", "ngff:shapes", {"version": _SHAPES})
     outlines = np.array([roi.outline_um for roi in results.regions], dtype=object)
     shapes = pa.table(
@@ -51,7 +52,8 @@ def write_spatialdata(path: Path, results: SlideResults) -> None:
     )
     kinds = sorted({outline.geom_type for outline in outlines})
     shapes = shapes.replace_schema_metadata(geo_metadata(kinds, shapely.total_bounds(outlines).tolist()))
-    pa.parquet.write_table(shapes, path / "shapes" / "regions" / "shapes.parquet")
+    with (path / "shapes" / "regions" / "shapes.parquet").open("wb") as file:
+        pa.parquet.write_table(shapes, file)
 
 
 def _element(path: Path, encoding: str, about: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from wsiscore.report.statistics import COLUMNS, HEADER, index_by_model
 
 __all__ = [
     "CASE_COLUMNS",
+    "cells_table",
     "geo_metadata",
     "read_cells_table",
     "write_cases_csv",
@@ -168,15 +169,15 @@ def write_cells_table(path: Path, cells: Cells, rois: Sequence[Roi], others: Cel
     starts = range(0, max(len(cells), 1), _ROWS)
     tables = (_rows(cells.select(np.s_[at : at + _ROWS]), counted[at : at + _ROWS], names, edited) for at in starts)
     first = next(tables)
-    with replacing(path) as part:
+    with replacing(path) as part, part.open("wb") as file:  # Arrow takes no path that is not UTF-8
         if path.suffix == ".csv":
-            with pa.csv.CSVWriter(part, first.schema) as rows:
+            with pa.csv.CSVWriter(file, first.schema) as rows:
                 for table in chain([first], tables):
                     rows.write_table(table)
             return
         texts = [field.name for field in first.schema if pa.types.is_string(field.type)]
         schema = _with_points(first).schema.with_metadata(geo_metadata(["Point"], bounds))
-        with pa.parquet.ParquetWriter(part, schema, compression="zstd", use_dictionary=texts) as rows:
+        with pa.parquet.ParquetWriter(file, schema, compression="zstd", use_dictionary=texts) as rows:
             for table in chain([first], tables):
                 rows.write_table(_with_points(table), row_group_size=_ROWS)
 
@@ -224,6 +225,13 @@ def geo_metadata(kinds: Sequence[str], bounds: Sequence[float]) -> dict[str, str
     return {"geo": json.dumps(about)}
 
 
+def cells_table(folder: Path) -> pa.Table:
+    """Return the table of cells in a slide's folder as it is; OSError or ValueError if it cannot be read."""
+    is_parquet = (path := folder / "cells.parquet").is_file()
+    with (path if is_parquet else folder / "cells.csv").open("rb") as file:
+        return pa.parquet.read_table(file) if is_parquet else pa.csv.read_csv(file)
+
+
 def read_cells_table(folder: Path, rois: Sequence[str] = ()) -> tuple[Cells, Cells] | None:
     """Return the cells in a slide's folder: those that count, and those that do not; None if there is no table.
 
@@ -235,10 +243,7 @@ def read_cells_table(folder: Path, rois: Sequence[str] = ()) -> tuple[Cells, Cel
         Names of the regions, in the order in which the cells refer to them; a cell of no such region has `NO_ROI`.
     """
     try:
-        if (path := folder / "cells.parquet").is_file():
-            table = pa.parquet.read_table(path)
-        else:
-            table = pa.csv.read_csv(folder / "cells.csv")
+        table = cells_table(folder)
         names = ("x_um", "y_um", "confidence", "positivity", "dab_od")
         x_um, y_um, confidence, positivity, dab_od = (table[name].to_numpy().astype(np.float64) for name in names)
         stained = np.array([word == "positive" for word in table["class"].to_pylist()], np.bool_)

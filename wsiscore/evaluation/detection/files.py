@@ -113,8 +113,8 @@ def read_found(path: Path) -> FoundCells:
     try:
         with path.open("rb") as file:
             is_parquet = file.read(4) == b"PAR1"
-        read = pyarrow.parquet.read_table if is_parquet else pyarrow.csv.read_csv
-        table = read(path)
+            file.seek(0)
+            table = (pyarrow.parquet.read_table if is_parquet else pyarrow.csv.read_csv)(file)
         xy_um = np.column_stack([table[name].to_numpy().astype(np.float64) for name in ("x_um", "y_um")])
         classes = np.asarray(table["class"].to_pylist(), dtype=np.str_)
         positivity = table["positivity"].to_numpy().astype(np.float64) if "positivity" in table.column_names else None
