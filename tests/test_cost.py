@@ -13,7 +13,9 @@ from wsiscore.pipeline.options import ScoreOptions
 def test_the_cost_is_that_of_a_run_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "SIDES_UM", (64, 192))
     monkeypatch.setattr(cost.tempfile, "tempdir", str(tmp_path))
-    found = cost.measure_cost(ScoreOptions(model="hdab"))
+    found = cost.measure_cost(
+        ScoreOptions(model="hdab", roi_classes=("Tumour",), name="mine")
+    )  # of the user's own slides
     assert found.model == "hdab"
     assert found.seconds_a_slide > 0
     assert found.mb_per_mm2 > 0

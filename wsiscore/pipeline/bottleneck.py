@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["fractions", "summary", "time_left"]
+__all__ = ["fractions", "summary", "time_left", "time_text"]
 
 _PARTS = {
     "decode": ("infer: wait_for_reading",),
@@ -73,15 +73,16 @@ def summary(runs: Sequence[Mapping[str, Any]], seconds: float) -> str:
     named = ", ".join(f"{part} {100 * value:.0f} %" for part, value in largest if value >= 0.005)
     rates = sorted(float(run.get("tiles_per_s", 0)) for run in runs)
     rate = f", {rates[n // 2]:.3g} tiles/s" if rates[n // 2] else ""
-    return f"{n} slide{'s' if n > 1 else ''} in {_time(seconds)}{rate}; the time went to {named}"
+    return f"{n} slide{'s' if n > 1 else ''} in {time_text(seconds)}{rate}; the time went to {named}"
 
 
 def time_left(done: int, of: int, seconds: float) -> str:
     """Return the line after a slide that is not the last: how many are done, and about how long the others take."""
-    return f"{done} of {of} slides done in {_time(seconds)}; about {_time(seconds / done * (of - done))} left"
+    return f"{done} of {of} slides done in {time_text(seconds)}; about {time_text(seconds / done * (of - done))} left"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Return seconds as text, in the unit that suits them."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

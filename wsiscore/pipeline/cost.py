@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
@@ -30,6 +32,11 @@ __all__ = ["Cost", "measure_cost"]
 SIDES_UM = (256, 1024)
 """Sides of the two slides, in micrometres: 0.07 and 1.05 mm²."""
 
+_OF_A_SLIDE: Mapping[str, Any] = {
+    **{"roi": None, "roi_classes": (), "exclude_classes": (), "slide": None, "mpp": None},
+    **{"name": "", "cells": None, "author": ""},
+}
+"""Options that belong to the user's slides, as they are without a choice."""
 _FIELD_PX = 512
 _DIFFICULTY = 0.15  # of the field's appearance: a clean stain
 
@@ -76,7 +83,7 @@ def measure_cost(options: ScoreOptions | None = None, slide_mpp: float = 0.25) -
     Parameters
     ----------
     options
-        Of the run that is to be foretold; its model, device, tiles and maps count.
+        Of the run that is planned; its model, device, tiles and maps count.
     slide_mpp
         Micrometres per pixel of its slides.
 
@@ -89,7 +96,7 @@ def measure_cost(options: ScoreOptions | None = None, slide_mpp: float = 0.25) -
     card = read_card(find_model(options.model or default_model()))
     with tempfile.TemporaryDirectory(prefix="wsiscore-cost-") as folder:
         small, large = (_write_slide(Path(folder), side, slide_mpp) for side in SIDES_UM)
-        run = replace(options, out=Path(folder) / "warm", roi=None, slide=None, mpp=None)
+        run = replace(options, out=Path(folder) / "warm", **_OF_A_SLIDE)
         _seconds_of(small, run, finds_cells=card.spec.rules is not None)  # loads the model, and all that is imported
         run = replace(run, out=Path(folder) / "out")
         least = _seconds_of(small, run, finds_cells=card.spec.rules is not None)

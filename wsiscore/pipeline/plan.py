@@ -14,6 +14,7 @@ from wsiscore.files import one_line
 from wsiscore.models.card import read_card
 from wsiscore.models.store import default_model, find_model
 from wsiscore.mosaic import Mosaic
+from wsiscore.pipeline.bottleneck import time_text
 from wsiscore.pipeline.cost import Cost
 from wsiscore.pipeline.options import ScoreOptions
 from wsiscore.pipeline.rois import lay_tiles, tile_options
@@ -108,16 +109,10 @@ def cost_text(plans: Iterable[Plan], cost: Cost | None) -> str:
     if cost is None:
         return f"{', '.join(words)}; no model is to run"
     seconds, megabytes = cost.seconds(area, len(new)), cost.megabytes(area)
-    return f"{', '.join(words)}; about {_time(seconds)} and {megabytes:.3g} MB with {cost.model} on this machine"
+    return f"{', '.join(words)}; about {time_text(seconds)} and {megabytes:.3g} MB with {cost.model} on this machine"
 
 
 def existing(folder: Path) -> Path:
     """Return a path, or the nearest one above it that is there."""
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if path.exists())
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
