@@ -67,13 +67,25 @@ def test_the_rules_of_the_annotations_are_found_and_hold_on_those_left_out(pictu
     assert 0.02 < found.rules.positive_od <= 0.2
     assert found.after.loss == pytest.approx(0)
     assert found.before.f1 == 0
-    assert summarise(found.crossed).index_error == pytest.approx(0)
+    assert summarise(found.tested).index_error == pytest.approx(0)
     assert len(found.table) == 1 + 3 * 3 + 3
 
 
 def test_good_rules_stay(pictures):
     own = CenterRules(threshold=0.2, radius_um=1.5, positive_od=0.1)
     assert calibrated(pictures, own, 3.0).rules == own
+
+
+def test_rules_that_do_not_carry_over_are_not_taken(tmp_path):
+    """Two annotators who disagree: what is chosen on one is worse on the other than the model's limit between them."""
+    own = CenterRules(threshold=0.2, radius_um=1.5, positive_od=0.2)
+    dab = np.repeat([0.02, 0.16, 0.3, 0.44], [20, 10, 10, 20])
+    both = [picture(tmp_path / "m", f"p{limit}", np.full(60, 0.33), dab, truth_od=limit) for limit in (0.1, 0.4)]
+    found = calibrated(both, own, 3.0)
+    assert found.kept
+    assert found.rules == own
+    assert found.after == found.before == summarise(found.tested)
+    assert not calibrated(both[:1], own, 3.0).kept
 
 
 def test_incomplete_truth_counts_by_recall_and_index():

@@ -72,7 +72,8 @@ def calibrate(
 
     PREDICTED is what `wsiscore score` wrote with the model: the folder of a slide, or a folder of such folders. The
     maps are read again; no network runs. The table has a line for each picture: with the rules of the model, with the
-    rules chosen on all other pictures, which is the error to expect, and with those chosen on all.
+    rules chosen on all other pictures, and with those that are written: the ones chosen on all pictures, or the
+    model's own if, on pictures left out, the choice is no better than these.
     """
     from wsiscore.evaluation.detection.calibrate import annotated_pictures
     from wsiscore.evaluation.detection.calibrate import calibrate as choose
@@ -83,7 +84,9 @@ def calibrate(
     name = truth.absolute().stem
     result = choose(found, model or default_model(), out, radius_um=radius, command=command, name=name)
     print_table(result.table, as_json=json_lines)
-    if result.crossed is None:
+    if result.tested is None:
         click.echo("wsiscore: one picture alone: the error on others is not known; annotate more", err=True)
+    elif result.kept:
+        click.echo("wsiscore: no choice is better on the pictures left out of it; the model keeps its rules", err=True)
     limit = "the stronger map" if result.rules.positive_od is None else f"{result.rules.positive_od:g} OD"
     click.echo(f"wsiscore: {out}: threshold {result.rules.threshold:g}, positive by {limit}", err=True)

@@ -38,19 +38,23 @@ class Calibrated:
     Parameters
     ----------
     rules
-        Chosen on all pictures.
+        Chosen on all pictures; those of the model if the choice has no lower loss on pictures left out of it.
+    kept
+        Whether they are the model's own.
     before, after
         Measures of the model's own rules and of the chosen ones on all pictures.
-    crossed
-        Of each picture under the rules chosen on all others; None for a single picture.
+    tested
+        Of each picture under rules that it had no part in: those chosen on all others, or the model's own if these
+        are kept. None for a single picture.
     table
         A line for each picture under the rules of the model, left out, and under the chosen ones.
     """
 
     rules: CenterRules
+    kept: bool
     before: Summary
     after: Summary
-    crossed: tuple[Counts, ...] | None
+    tested: tuple[Counts, ...] | None
     table: Table
 
 
@@ -152,13 +156,14 @@ def calibrated(pictures: Sequence[Picture], own: CenterRules, radius_um: float) 
         count_cells(picture, own, thresholds=thresholds, positive_ods=limits, radius_um=radius_um, sures=sures)
         for picture in pictures
     ]
-    rules = best_rules([_table(counts)], own)
-    crossed = None
+    rules, unchanged = best_rules([_table(counts)], own), tuple(at[own] for at in counts)
+    tested = None
+    parts: dict[str, Sequence[Counts]] = {"model": unchanged}
     if len(counts) > 1:
         left = [best_rules([_table([at for at in counts if at is not one])], own) for one in counts]
-        crossed = tuple(one[chosen] for one, chosen in zip(counts, left, strict=True))
-    parts: dict[str, Sequence[Counts]] = {"model": [at[own] for at in counts]}
-    parts |= {"left out": crossed} if crossed else {}
+        tested = parts["left out"] = tuple(one[chosen] for one, chosen in zip(counts, left, strict=True))
+        if summarise(tested).loss >= summarise(unchanged).loss:
+            rules, tested = own, unchanged
     parts["chosen"] = [at[rules] for at in counts]
     rows = [
         _row(picture.name, what, summarise([count]), count)
@@ -167,7 +172,7 @@ def calibrated(pictures: Sequence[Picture], own: CenterRules, radius_um: float) 
     ]
     totals = [_row("total", what, summarise(each), None) for what, each in parts.items()]
     before, after = summarise(parts["model"]), summarise(parts["chosen"])
-    return Calibrated(rules, before, after, crossed, [_HEADER, *rows, *totals])
+    return Calibrated(rules, rules == own, before, after, tested, [_HEADER, *rows, *totals])
 
 
 def _table(counts: Sequence[Mapping[CenterRules, Counts]]) -> dict[CenterRules, list[Counts]]:
@@ -197,12 +202,13 @@ def _check_model(pictures: Sequence[Picture], card: Card) -> None:
 
 def _card(card: Card, found: Calibrated, name: str, set_name: str, n: int, command: str) -> Card:
     """Return the card of the calibrated model."""
+    done = "compared with others and kept" if found.kept else "calibrated"
     tested: tuple[Measurement, ...] = ()
     what = f"{set_name}, {n} pictures"
-    if found.crossed:
-        measures = summarise(found.crossed)
-        errors = tuple(round(at.index_error, 3) for at in found.crossed if np.isfinite(at.index_error))
-        apart = f"{what}, each left out of the choice"
+    if found.tested:
+        measures = summarise(found.tested)
+        errors = tuple(round(at.index_error, 3) for at in found.tested if np.isfinite(at.index_error))
+        apart = f"{what}, each under rules it had no part in"
         tested = (Measurement(apart, "detection F1", round(measures.f1, 4), command),)
         if errors:
             tested += (Measurement(apart, INDEX_ERROR, round(measures.index_error, 3), command, errors),)
@@ -212,7 +218,7 @@ def _card(card: Card, found: Calibrated, name: str, set_name: str, n: int, comma
     return replace(
         card,
         name=name,
-        description=f"{card.description} Its rules were calibrated on {n} pictures of {set_name}.",
+        description=f"{card.description} Its rules were {done} on {n} pictures of {set_name}.",
         spec=replace(card.spec, rules=found.rules),
         chosen_on=chosen,
         tested_on=tested,
