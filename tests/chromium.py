@@ -76,6 +76,14 @@ class Page:
             self.do("Input.dispatchKeyEvent", type=kind, key=key, modifiers=8 * shift, **text)
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
+    def download(self, key: str, folder: Path) -> Path:
+        """Return the file that the page writes to an empty folder when a key is pressed."""
+        self.do("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+        self.press(key)
+        while not (found := [path for path in folder.iterdir() if path.suffix == ".geojson"]):
+            self.wait("true")
+        return found[0]
+
     def screenshot(self, path: Path) -> None:
         """Write what is seen as PNG."""
         path.write_bytes(base64.b64decode(self.do("Page.captureScreenshot")["data"]))

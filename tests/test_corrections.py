@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
+import click
+import numpy as np
 import pyarrow.parquet
 import pytest
-from commands import rows, run
+from chromium import CHROMIUM, Page, chromium
+from commands import answering, rows, run
 from reports import words
 
+from wsiscore.cells.marked import read_marked
+from wsiscore.cli import main
 from wsiscore.errors import CorrectionError
 from wsiscore.export.exporters import export_slide
 from wsiscore.pipeline.issue import earlier_reports, keep_earlier
 from wsiscore.pipeline.options import ScoreOptions
 from wsiscore.pipeline.steps import score_slide
 from wsiscore.report.json import read_score
+from wsiscore.report.reissue import reissue_command
 
 
 @pytest.fixture
@@ -95,6 +102,57 @@ def test_ten_edits_make_a_new_report_and_keep_the_old(folder: Path, tmp_path: Pa
     assert (edits.count("added"), edits.count("class changed"), len(edits)) == (3, 4, score.total.n)
     with (folder.parent / "scores.csv").open(encoding="utf-8") as file:
         assert [each["edits"] for each in csv.DictReader(file)] == ["10"]
+
+
+@contextmanager
+def correcting(page: Page, address: str, downloads: Path) -> Iterator[Callable[[str], str]]:
+    """Open a page with a viewer, and give what presses keys in it and returns what it says of the edits."""
+
+    def press(keys: str) -> str:
+        for key in keys.split():
+            page.press(key)
+        return page.run("document.querySelector('.edits').textContent")
+
+    downloads.mkdir()
+    page.open(address)
+    page.run("document.querySelector('#viewer canvas').focus()")
+    yield press
+    assert page.errors == []
+    assert {asked.partition("tile/")[0] for asked in page.asked} == {address}
+    page.asked.clear()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_cells_edited_in_the_viewer_come_back(folder: Path, tmp_path: Path) -> None:
+    leaves = "dispatchEvent(new Event('beforeunload', {cancelable: true}))"
+    before = pyarrow.parquet.read_table(folder / "cells.parquet").to_pylist()
+    with chromium() as page:
+        with answering(folder) as server, correcting(page, server.address, tmp_path / "one") as press:
+            assert press("e p b x Delete s u") == ""  # no cell is chosen
+            assert press("n x") == "1 edit: 1 changed, not saved"
+            for more in ("n Delete", "n Delete u"):
+                assert press(more) == "2 edits: 1 deleted, 1 changed, not saved"
+            wanted = "3 edits: 1 deleted, 2 changed, not saved"
+            assert press("n p") == wanted or press("b") == wanted  # the first may be what it is
+            said = next(filter(lambda said: "added" in said, (press("ArrowLeft a") for _ in range(9))))
+            assert said == "4 edits: 1 added, 1 deleted, 2 changed, not saved"
+            assert not page.run(leaves)
+            edited = page.download("s", tmp_path / "one")
+            assert (press(""), page.run(leaves)) == (said.replace("not saved", "saved"), True)
+            command = page.run("document.querySelector('.next code').textContent")
+        given = shlex.split(command.replace("~/Downloads", str(edited.parent)).replace("Your Name", "A Name"))
+        assert given[-3:] == [str(edited), "--author", "A Name"]
+        assert rows(run(*given[1:]))[0]["edits"] == "4"
+        edits = read_score(folder / "score.json").edits
+        assert (edits.added, edits.deleted, edits.changed) == (1, 1, 2)
+        after = pyarrow.parquet.read_table(folder / "cells.parquet").to_pylist()
+        untouched = [each for each in after if each["edit"] == "none"]
+        assert [each for each in before if each in untouched] == untouched
+        with correcting(page, (folder / "report.html").as_uri(), tmp_path / "two") as press:
+            assert press("e") == ""
+            again = page.download("s", tmp_path / "two")
+    for one, two in zip(*(astuple(read_marked(path, 0.5)) for path in (edited, again)), strict=True):
+        np.testing.assert_array_equal(np.sort(one), np.sort(two))
 
 
 def test_an_issued_report_is_replaced_by_a_correction_or_force_alone(folder: Path, tmp_path: Path) -> None:
@@ -177,3 +235,18 @@ def test_wrong_usage(tmp_path: Path, given: list[str], said: str, monkeypatch: p
     done = run("score", "a.ome.zarr", *given)
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+def test_the_command_for_a_correction_repeats_what_was_given(tmp_path: Path) -> None:
+    (tmp_path / "out" / "a b" / "mosaic.ome.zarr").mkdir(parents=True)
+    own, other = tmp_path / "out" / "a b", tmp_path / "rescored" / "a b"
+    given = {"cutoff": 14.0, "rules": {"radius_um": 2.5}, "roi": "r.geojson", "roi_classes": ["Tumor"], "csv": True}
+    mosaic, words = str(own / "mosaic.ome.zarr"), ["--cutoff", "14", "--radius", "2.5", "--csv"]
+    assert shlex.split(reissue_command(own, {})) == ["wsiscore", "score", mosaic]
+    found = shlex.split(reissue_command(other, {"options": {**given, "mosaic": mosaic}}))
+    roi = ["--roi", str(Path("r.geojson").absolute()), "--roi-class", "Tumor"]
+    assert found == ["wsiscore", "score", mosaic, "-o", str(other.parent), *roi, *words]
+    with main.get_command(click.Context(main), "score").make_context(
+        "score", found[2:], resilient_parsing=True
+    ) as made:
+        assert (made.params["cutoff"], made.params["roi_classes"]) == (14, ("Tumor",))

@@ -75,7 +75,7 @@ def test_the_tiles_of_each_level_cover_the_slide_once(width, height, side):
 
 
 def shown(slide: Slide, cells: Cells, rois: list[Roi] | None = None, others: Cells | None = None) -> Shown:
-    return Shown(slide, rois or [whole_roi()], cells, others, [], {})
+    return Shown(slide, rois or [whole_roi()], cells, others, [], {}, "a", "wsiscore score")
 
 
 @pytest.fixture
@@ -103,6 +103,7 @@ def test_a_report_has_no_more_tiles_than_fit_and_the_least_certain_cells_first(w
     places = unpacked(data["cells"]["packed"])
     assert {f"{int(x // 256)}_{int(y // 256)}" for x, y in places[:2].T} <= set(second["images"])
     assert data["cells"]["all"] == 4000
+    assert data["command"] is None  # a file of corrected cells would lack the others
     assert len(places.T) == data["cells"]["counted"] == round(data["detail"]["fraction"] * 4000)
     x, y = places[:2, data["cells"]["doubtful"][0]]
     assert abs(x - cells.x_um[77]) + abs(y - cells.y_um[77]) < 0.2
@@ -129,7 +130,7 @@ def test_the_least_certain_cells_are_those_nearest_to_the_other_class():
     cells = cells_at(range(4), range(4), [0.4, 0.55, 0.9, 0.1], [0.2, 0.9, 0.19, np.nan])
     assert least_certain(cells, {}).tolist()[:2] == [1, 0]
     assert least_certain(cells, {"positive_od": 0.19}).tolist() == [2, 0, 1]
-    assert least_certain(cells, {"positive_od": 0.19, "sure": 0.8}).tolist() == [0, 1]
+    assert least_certain(cells, {"positive_od": 0.19, "sure": 0.8}).tolist() == [0, 1, 2, 3]
     edited = cells.marked(cells.positive, np.array([Edit.CLASS_CHANGED, 0, 0, 0]))
     assert least_certain(edited, {}).tolist()[0] == 1
 

@@ -10,9 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 import shapely
 from chromium import CHROMIUM, chromium
-from commands import run
+from commands import answering, run
 from PIL import Image
 from reports import cells_at
 
@@ -30,16 +29,6 @@ from wsiscore.pipeline.view import serving
 from wsiscore.regions import Roi
 from wsiscore.report.server import SlideServer
 from wsiscore.report.tables import read_cells_table, write_cells_table
-
-
-@contextmanager
-def answering(*given: object) -> Iterator[SlideServer]:
-    with serving(*given) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from wsiscore.report.json import read_score
 from wsiscore.report.pages.analysis import counted_fields
 from wsiscore.report.pages.view import view_page
 from wsiscore.report.pages.viewer import Shown, served
+from wsiscore.report.reissue import reissue_command
 from wsiscore.report.server import SlideServer
 from wsiscore.report.tables import read_cells_table
 from wsiscore.roi.annotations import read_rois
@@ -59,8 +60,10 @@ def serving(folder: Path, slide: Path | None = None, port: int = 0) -> Iterator[
         if (tables := read_cells_table(folder, [roi.name for roi in rois])) is None:
             raise OutputError(f"{folder} holds no table of cells; score the slide again")
         cells, others = tables
-        settings = run_of(folder).get("settings", {})
-        shown = Shown(opened, rois, cells, others, counted_fields(protocols(cells)), settings)
+        run = run_of(folder)
+        reissue = folder.absolute().name, reissue_command(folder, run)
+        fields = counted_fields(protocols(cells))
+        shown = Shown(opened, rois, cells, others, fields, run.get("settings", {}), *reissue)
         values, pyramid = served(shown)
         try:
             server = SlideServer(view_page(score, values, pyramid.mpp).encode(), pyramid, port)

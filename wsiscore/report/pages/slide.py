@@ -20,6 +20,7 @@ from wsiscore.report.pages.pictures import INDEX_COLOURS, field_pair, index_map,
 from wsiscore.report.pages.quality import quality_section
 from wsiscore.report.pages.rendering import write_page
 from wsiscore.report.pages.viewer import Shown, embedded, script
+from wsiscore.report.reissue import reissue_command
 from wsiscore.report.result import Result
 from wsiscore.report.statistics import Place, readable, statistics_in
 from wsiscore.report.thumbnail import read_thumbnail
@@ -65,7 +66,7 @@ def write_report(path: Path, result: Result, files: Iterable[tuple[str, str]] = 
         **analysis_values(result),
         consensus=consensus_section(result),
         **_regions(score),
-        **_pictures(result),
+        **_pictures(result, path.parent),
         quality=quality_section(result),
         **_method(run),
         provenance=_provenance(run),
@@ -111,13 +112,14 @@ def _regions(score: SlideScore) -> dict[str, Any]:
     }
 
 
-def _pictures(result: Result) -> dict[str, Any]:
+def _pictures(result: Result, folder: Path) -> dict[str, Any]:
     slide, cells = result.slide, result.cells
     whole = (0.0, 0.0, slide.width_px * slide.mpp, slide.height_px * slide.mpp)
     found = len(cells) > 0
     fields, settings = counted_fields(result.analysis.protocols), result.run.get("settings", {})
+    reissue = folder.absolute().name, reissue_command(folder, result.run)
     return {
-        "viewer": embedded(Shown(slide, result.rois, cells, result.others, fields, settings)),
+        "viewer": embedded(Shown(slide, result.rois, cells, result.others, fields, settings, *reissue)),
         "viewer_script": script(),
         "slide_picture": slide_picture(read_thumbnail(slide, whole, max_px=1000), result.rois),
         "local": _local_index(result) if found else None,

@@ -70,6 +70,10 @@ class Shown:
         The fields of the protocols, the hot spot last.
     settings
         Rules of the run by name, of which ``positive_od`` and ``sure`` say which cells are the least certain.
+    name
+        Of the slide's folder, with which a file of corrected cells begins.
+    command
+        Reads such a file, after ``--cells``.
     """
 
     slide: Slide
@@ -78,11 +82,14 @@ class Shown:
     others: Cells | None
     fields: Sequence[CountedField]
     settings: Mapping[str, Any]
+    name: str
+    command: str
 
 
 def script() -> dict[str, Markup]:
     """Return the viewer's code, and its hash for the content security policy, under which no other runs."""
-    code = (files("wsiscore.report") / "templates" / "viewer.js").read_text(encoding="utf-8")
+    folder = files("wsiscore.report") / "templates"
+    code = "".join((folder / name).read_text(encoding="utf-8") for name in ("editing.js", "viewer.js"))
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode("ascii")
     return {"code": Markup(code), "hash": Markup(f"sha256-{digest}")}
 
@@ -140,16 +147,18 @@ def served(shown: Shown) -> tuple[dict[str, Any], Pyramid]:
 def least_certain(cells: Cells, settings: Mapping[str, Any]) -> Ints:
     """Return the cells, at most 24, whose class was nearest to the other one, the nearest first.
 
-    That is by the distance of the positivity from one half; where the density of DAB decided, by its distance from the
-    limit ``positive_od``. A cell that somebody edited is certain. Of equal distances the first cell comes first.
+    First those whose class the density of DAB decided, by its distance from the limit ``positive_od``, then the others
+    by the distance of the positivity from one half. A cell that somebody edited is certain. Of equal distances the
+    first cell comes first.
     """
     distance = np.abs(cells.positivity - 0.5)
+    certain = np.ones(len(cells), np.bool_)
     if (limit := settings.get("positive_od")) is not None:
         sure = float(settings.get("sure", 1.0))
         certain = (np.maximum(cells.positivity, 1 - cells.positivity) >= sure) & (sure < 1)
-        distance = np.where(certain, np.inf, np.abs(cells.dab_od - float(limit)))
+        distance = np.where(certain, distance, np.abs(cells.dab_od - float(limit)))
     known = np.flatnonzero(np.isfinite(distance) & (cells.edit == Edit.NONE))
-    return known[np.argsort(distance[known], kind="stable")[:_DOUBTFUL]]
+    return known[np.lexsort((distance[known], certain[known]))[:_DOUBTFUL]]
 
 
 def pack_cells(cells: Cells, kind: npt.NDArray[np.uint8]) -> str:
@@ -220,6 +229,9 @@ def _values(shown: Shown, pyramid: Pyramid, kept: Ints, doubtful: Ints, places: 
     """Return all but the tiles, with the cells that are `kept`."""
     slide, cells = shown.slide, shown.cells
     return {
+        "name": shown.name,
+        "command": shown.command if len(kept) == len(cells) else None,  # a file of corrected cells holds all
+        "mpp": slide.mpp,
         "width": slide.width_px * slide.mpp,
         "height": slide.height_px * slide.mpp,
         "tile": pyramid.tile_px,

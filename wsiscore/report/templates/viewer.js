@@ -7,7 +7,6 @@
   const layer = document.createElement("canvas"), layerPen = layer.getContext("2d");
   const RING = 4, DOT = 1.4, LEAST_RING_PX = 2.5, BIN = 100, MOST_IMAGES = 400, LARGEST_SCALE = 16;
   const KINDS = ["negative", "positive", "other"], INK = ["#005ce6", "#d7191c", "#444"];
-  const EDITED = 4; // in the kind of a cell that somebody edited
   const on = { positive: true, negative: true, other: true, regions: true, index: false };
   const view = { x: data.width / 2, y: data.height / 2, scale: 1 }; // the middle, and CSS pixels per µm
   const step = { places: -1, doubtful: -1 };
@@ -21,22 +20,41 @@
     const flat = new Uint8Array(await new Response(stream).arrayBuffer());
     const [x0, x1, x2, y0, y1, y2, confidence, positivity, density, kind, roi0, roi1] = Array.from(
       { length: 12 }, (_, at) => flat.subarray(at * n, (at + 1) * n));
-    const cols = Math.floor(data.width / BIN) + 1, rows = Math.floor(data.height / BIN) + 1;
     const x = new Float32Array(n), y = new Float32Array(n), roi = new Uint16Array(n);
-    const bin = new Uint32Array(n), first = new Uint32Array(cols * rows + 1), order = new Uint32Array(n);
     for (let i = 0, below = 0; i < n; i++) {
       x[i] = (x0[i] | (x1[i] << 8) | (x2[i] << 16)) / 10;
       below += y0[i] | (y1[i] << 8) | (y2[i] << 16);
       y[i] = below / 10;
       roi[i] = roi0[i] | (roi1[i] << 8);
+    }
+    return binned({ n, x, y, roi, confidence, positivity, density, kind });
+  }
+  function binned(cells) {
+    const cols = Math.floor(data.width / BIN) + 1, rows = Math.floor(data.height / BIN) + 1, { n, x, y } = cells;
+    const bin = new Uint32Array(n), first = new Uint32Array(cols * rows + 1), order = new Uint32Array(n);
+    for (let i = 0; i < n; i++) {
       bin[i] = Math.min(rows - 1, Math.floor(y[i] / BIN)) * cols + Math.min(cols - 1, Math.floor(x[i] / BIN));
       first[bin[i] + 1]++;
     }
     for (let i = 0; i < cols * rows; i++) first[i + 1] += first[i];
     const next = first.slice();
     for (let i = 0; i < n; i++) order[next[bin[i]]++] = i;
-    return { n, x, y, roi, confidence, positivity, density, kind, cols, rows, first, order };
+    return Object.assign(cells, { cols, rows, first, order });
   }
+  // Adds a cell of which nothing is measured, and returns its number.
+  function append(x, y, kind, roi) {
+    const added = { x, y, kind, roi, confidence: 255, positivity: 255, density: 255 };
+    for (const [name, value] of Object.entries(added)) {
+      const longer = new cells[name].constructor(cells.n + 1);
+      longer.set(cells[name]);
+      longer[cells.n] = value;
+      cells[name] = longer;
+    }
+    cells.n++;
+    binned(cells);
+    return cells.n - 1;
+  }
+  const isShown = (kind) => !(kind & GONE) && on[KINDS[kind & 3]];
 
   // Calls back with where in cells.order the cells of each row of bins begin and end that a rectangle touches.
   function within(left, top, right, bottom, use) {
@@ -51,7 +69,7 @@
     within(x - reach, y - reach, x + reach, y + reach, (from, to) => {
       for (let at = from; at < to; at++) {
         const i = cells.order[at], away = (cells.x[i] - x) ** 2 + (cells.y[i] - y) ** 2;
-        if (away < least && on[KINDS[cells.kind[i] & 3]] && wanted(i)) [best, least] = [i, away];
+        if (away < least && isShown(cells.kind[i]) && wanted(i)) [best, least] = [i, away];
       }
     });
     return best;
@@ -176,7 +194,7 @@
     within(x0 - margin, y0 - margin, right() + margin, bottom() + margin, (from, to) => {
       for (let at = from; at < to; at++) {
         const i = cells.order[at], kind = cells.kind[i];
-        if (!on[KINDS[kind & 3]]) continue;
+        if (!isShown(kind)) continue;
         const stamp = (own[kind] ??= stampOf(kind, px));
         const x = Math.floor((cells.x[i] - x0) * zoom), y = Math.floor((cells.y[i] - y0) * zoom);
         if (x < -stamp.half || y < -stamp.half || x > W + stamp.half || y > H + stamp.half) continue;
@@ -290,6 +308,20 @@
     }
   }
 
+  function drawMiddle() {
+    const x = canvas.width / 2, y = canvas.height / 2;
+    for (const [ink, px] of [["#fff", 4], ["#1e1e1e", 1.5]]) {
+      pen.strokeStyle = ink;
+      pen.lineWidth = px * ratio;
+      pen.beginPath();
+      for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+        pen.moveTo(x + 5 * dx * ratio, y + 5 * dy * ratio);
+        pen.lineTo(x + 12 * dx * ratio, y + 12 * dy * ratio);
+      }
+      pen.stroke();
+    }
+  }
+
   function draw() {
     if (waiting) return;
     waiting = true;
@@ -304,6 +336,7 @@
       if (on.regions && !bare) drawRegions();
       if (index) drawIndex(true);
       if (chosen >= 0) drawChosen();
+      if (root.dataset.editing !== undefined) drawMiddle();
       drawScale();
       root.dataset.view = [view.x, view.y, view.scale].map((value) => value.toFixed(3)).join(" ");
     });
@@ -343,7 +376,7 @@
     const kind = cells.kind[i], density = cells.density[i];
     const of = (value) => (value === 255 ? "not known" : (value / 250).toFixed(2));
     say(title, [
-      ["Class", ["negative", "positive", "other, not counted"][kind & 3] + (kind & EDITED ? ", edited by hand" : "")],
+      ["Class", kind & GONE ? "deleted" : ["negative", "positive", "other, not counted"][kind & 3] + (kind & EDITED ? ", edited by hand" : "")],
       ["Confidence", of(cells.confidence[i])],
       ["Positivity", of(cells.positivity[i])],
       ["DAB density", density === 255 ? "not known" : `${density === 254 ? "2.54 or more" : (density / 100).toFixed(2)} OD`],
@@ -366,6 +399,7 @@
     say(at.name, [["Field", number], ["Middle", `${at.x.toFixed(0)}, ${at.y.toFixed(0)} µm`]]);
   }
 
+  const show = (x, y) => { if (x < left() || x > right() || y < top() || y > bottom()) go(x, y); };
   // From the chosen cell to the nearest one in a direction; without one, the cell nearest to the middle.
   function neighbour(dx, dy) {
     if (chosen < 0) return pick(view.x, view.y, Infinity);
@@ -373,8 +407,7 @@
     const ahead = (i) => (cells.x[i] - x) * dx + (cells.y[i] - y) * dy > 0.7 * Math.hypot(cells.x[i] - x, cells.y[i] - y);
     const found = [50, 200, 1000, 5000].reduce((best, reach) => (best < 0 ? nearest(x, y, reach, ahead) : best), -1);
     if (found < 0) return;
-    const [nx, ny] = [cells.x[found], cells.y[found]];
-    if (nx < left() || nx > right() || ny < top() || ny > bottom()) go(nx, ny);
+    show(cells.x[found], cells.y[found]);
     choose(found);
   }
   function pick(x, y, reach = Math.max(6, 14 / view.scale)) {
@@ -385,7 +418,7 @@
     const box = root.querySelector(`input[name="${name}"]`);
     if (!box) return;
     box.checked = on[name] = !on[name];
-    if (chosen >= 0 && !on[KINDS[cells.kind[chosen] & 3]]) choose(-1);
+    if (chosen >= 0 && !isShown(cells.kind[chosen])) choose(-1);
     root.querySelector(".key")?.toggleAttribute("hidden", !on.index);
     draw();
   }
@@ -401,13 +434,15 @@
   const keys = {
     "+": "in", "=": "in", "-": "out", _: "out", 0: "whole", Home: "whole", " ": "bare", h: "hot", f: "nextPlace",
     F: "lastPlace", n: "nextDoubt", N: "lastDoubt", Enter: "pick", Escape: "none", 1: "positive", 2: "negative", 3: "other",
-    4: "regions", 5: "index",
+    4: "regions", 5: "index", e: "editing",
   };
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
   canvas.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const arrow = arrows[event.key], action = keys[event.key] ?? keys[event.key.toLowerCase()];
+    const key = (event.ctrlKey || event.metaKey) && event.key === "z" ? "u" : event.key;
+    if (key === event.key && (event.ctrlKey || event.metaKey || event.altKey)) return;
+    const arrow = arrows[key], known = root.dataset.editing === undefined ? keys : { ...keys, ...edit.keys };
+    const action = known[key] ?? known[key.toLowerCase()];
     if (arrow && event.shiftKey) neighbour(...arrow);
     else if (arrow) go(view.x + (arrow[0] * width) / 6 / view.scale, view.y + (arrow[1] * height) / 6 / view.scale);
     else if (action) actions[action]();
@@ -455,10 +490,16 @@
     canvas.addEventListener(name, (event) => {
       if (!fingers.delete(event.pointerId) || name === "pointercancel" || moved > 4) return;
       const box = canvas.getBoundingClientRect();
-      pick(left() + (event.clientX - box.left) / view.scale, top() + (event.clientY - box.top) / view.scale);
+      const use = root.dataset.adding === undefined ? pick : edit.add;
+      use(left() + (event.clientX - box.left) / view.scale, top() + (event.clientY - box.top) / view.scale);
     });
 
   const cells = await unpack(data.cells);
+  const regionAt = (x, y) => outlines.findIndex((path) => pen.isPointInPath(path, x, y, "evenodd"));
+  const edit = data.command === null ? null : editor({
+    root, data, cells, append, regionAt, nearest, choose, say, show, chosen: () => chosen, middle: () => [view.x, view.y],
+  });
+  Object.assign(actions, edit?.actions ?? { editing: () => say("This page does not hold all cells.") });
   root.hidden = false;
   document.getElementById("viewer-off")?.remove();
   let started = false;
