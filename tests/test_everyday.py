@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 from commands import rows, run
 from making import write_png
+from reports import entries
 
 from wsiscore.cli import main
 from wsiscore.cli.command import Command
+from wsiscore.cli.score import short_line
+from wsiscore.report.result import Entry
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -154,3 +157,21 @@ def test_shells_complete(shell: str, tmp_path: Path) -> None:
 def test_completion_knows_the_options(tmp_path: Path) -> None:
     asked = {"_WSISCORE_COMPLETE": "bash_complete", "COMP_WORDS": "wsiscore score --cut", "COMP_CWORD": "2"}
     assert wsiscore(folder=tmp_path, **asked).stdout == "plain,--cutoff\n"
+
+
+def test_what_is_no_command_says_what_may_be_meant(rendered: Path) -> None:
+    for given, said in (("scor", "is it 'score'?"), (rendered, f"to score it: wsiscore score {rendered}")):
+        done = run(given)
+        assert (done.exit_code, said in done.stderr) == (2, True)
+
+
+def test_a_terminal_shows_a_line_that_fits() -> None:
+    high, unsure, empty = entries()
+    lines = [short_line(entry.slide, entry) for entry in (high, unsure, empty, Entry("b", None, "is no slide"))]
+    assert [line.split() for line in (lines[0], lines[3])] == [
+        ["slide", "1", "300", "700", "30.0", "%", "27.2–32.9", "high"],
+        ["b", "error:", "is", "no", "slide"],
+    ]
+    assert "indeterminate: by counting alone" in lines[1]
+    assert "–" in lines[2]
+    assert short_line("slide").index("call") == lines[0].index("high") == lines[1].index("indeterminate")

@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import click
@@ -49,6 +51,16 @@ class _Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(f"wsiscore.cli.{cmd_name}"), cmd_name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _COMMANDS and Path(name).exists():
+            ctx.fail(f"{name!r} is a file, not a command; to score it: wsiscore score {name}")
+        if name not in _COMMANDS and (near := get_close_matches(name, _COMMANDS, 1)):
+            ctx.fail(f"No such command {name!r}; is it {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
@@ -78,7 +90,8 @@ class _Commands(click.Group):
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: wsiscore score slides/*.svs > cohort.tsv",
+    epilog="\b\nExample: wsiscore doctor\nExample: wsiscore score slides/*.svs > cohort.tsv\n"
+    "Example: wsiscore view wsiscore-out/low",
 )
 @click.version_option(__version__, prog_name="wsiscore")
 def main() -> None:

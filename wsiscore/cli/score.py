@@ -97,7 +97,9 @@ def score(
     json_lines: bool,
     **chosen: Any,
 ) -> None:
-    """Score slides, tile lists or mosaics; print one tab-separated line a slide.
+    """Score slides, tile lists or mosaics; print a line a slide.
+
+    In a file or pipe the lines are tab-separated and have all columns; a terminal shows the first of them.
 
     Each slide gets a folder OUT/<stem>/ with report.html, overlay.jpg, score.json, cells.parquet, cells.geojson for
     QuPath, mosaic.ome.zarr and run.json; the cohort scores.csv and index.html. A mosaic is scored again without
@@ -182,8 +184,9 @@ def _print_scores(jobs: Jobs, cluster: str | None, threads: int | None, *, as_js
     from wsiscore.pipeline.executors import open_executor
     from wsiscore.report.statistics import HEADER, entry_json, entry_row
 
+    at_terminal = sys.stdout.isatty()
     if not as_json:
-        click.echo("\t".join(HEADER))
+        click.echo(short_line("slide") if at_terminal else "\t".join(HEADER))
     cohorts: defaultdict[Path, list[Entry]] = defaultdict(list)
     times = _Times(len(jobs) if isinstance(jobs, Sized) else 0)
     try:
@@ -193,16 +196,34 @@ def _print_scores(jobs: Jobs, cluster: str | None, threads: int | None, *, as_js
                 if as_json:
                     print_json(entry_json(entry))
                 else:
-                    click.echo("\t".join(entry_row(entry)))
+                    click.echo(short_line(entry.slide, entry) if at_terminal else "\t".join(entry_row(entry)))
+                if entry.score is None and sys.stderr.isatty() and not at_terminal:
+                    click.echo(f"wsiscore: {entry.slide}: {entry.error}", err=True)
                 if not quiet():
                     times.add(out, entry)
     finally:
         for out, entries in cohorts.items():
             write_cohort(out, entries)
             if sys.stderr.isatty() and not quiet():
-                click.echo(f"wsiscore: {out / 'index.html'} has the reports", err=True)
+                click.echo(f"Reports: {out / 'index.html'}", err=True)
     times.end()
     return int(any(_failed(entry) for entries in cohorts.values() for entry in entries))
+
+
+def short_line(slide: str, entry: Entry | None = None) -> str:
+    """Return what a terminal shows of a slide, or, without an entry, the names of the columns."""
+    from wsiscore.report.statistics import readable
+
+    if entry is None:
+        columns, last = ("positive", "negative", "Ki67 index", "95 %"), "call"
+    elif entry.score is None:
+        return f"{slide:<20}  error: {entry.error}"
+    else:
+        total, decision = entry.score.total, entry.score.decision
+        index, interval = readable(total.ki67_index, decimals=1, unit="%"), readable(*total.interval_95, decimals=1)
+        columns = (f"{total.n_positive:,}", f"{total.n_negative:,}", index, interval)
+        last = decision.call if decision.call in ("low", "high") else f"{decision.call}: {decision.reason}"
+    return f"{slide:<20}{''.join(f'{text:>12}' for text in columns)}  {last}"
 
 
 class _Times:

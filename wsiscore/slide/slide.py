@@ -233,7 +233,9 @@ def _resolution(path: Path, given: float | None, stated: tuple[float, float] | N
             return given
         raise ResolutionError(f"{path} cannot have --mpp {given}; wanted {low} to {high} µm/px")
     if stated is None or not all(low <= value <= high for value in stated):
-        raise ResolutionError(f"{path} does not say how many µm a pixel is; give it with --mpp")
+        raise ResolutionError(
+            f"{path} does not say how many µm a pixel is; ask for it where it was taken, and give it with --mpp"
+        )
     if abs(stated[0] - stated[1]) > _ANISOTROPY * min(stated):
         raise ResolutionError(
             f"{path} has pixels {stated[0]:.4g} µm wide and {stated[1]:.4g} µm high; "

@@ -57,7 +57,7 @@ def write_report(path: Path, result: Result, files: Iterable[tuple[str, str]] = 
         "slide.html.j2",
         title=f"Ki67 index of {score.slide}",
         score=score,
-        made=" · ".join(filter(None, (f"wsiscore {run.get('wsiscore', '')}".strip(), run.get("started", "")))),
+        made=" · ".join(filter(None, (f"wsiscore {run.get('wsiscore', '')}".strip(), _minute(run.get("started", ""))))),
         cutoff=f"{score.cutoff:g} %",
         min_cells=MIN_CELLS,
         found=edits and Tally(edits.found_positive, edits.found_negative),
@@ -95,6 +95,11 @@ def _summary(score: SlideScore, run: Mapping[str, Any]) -> dict[str, Any]:
         "warnings": [str(warning) for warning in run.get("warnings", ())],
         "index_errors": run.get("model", {}).get("index_errors"),
     }
+
+
+def _minute(iso: str) -> str:
+    """Return a time in UTC to the minute, as people read it."""
+    return f"{iso[:10]} {iso[11:16]} UTC" if iso.endswith("+00:00") else iso
 
 
 def _regions(score: SlideScore) -> dict[str, Any]:
