@@ -22,7 +22,9 @@ from wsiscore.export.exporters import EXPORTERS, export_slide
 from wsiscore.export.fhir import observation
 from wsiscore.export.results import SlideResults
 from wsiscore.mosaic import Mosaic
+from wsiscore.report.thumbnail import read_thumbnail
 from wsiscore.score import Issue, SlideScore, Tally
+from wsiscore.slide.slide import Slide
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "exports.md"
 
@@ -126,6 +128,7 @@ def test_the_store_of_spatialdata_holds_cells_and_regions(folder: Path) -> None:
     assert attributes["spatialdata_attrs"] == {"version": "0.2", "feature_key": "class"}
     outlines = shapely.from_wkb(pyarrow.parquet.read_table(path / "shapes" / "regions" / "shapes.parquet")["geometry"])
     assert shapely.area(outlines).sum() == pytest.approx(1e6 * SlideResults.read(folder).score.total.area_mm2, rel=1e-6)
+    assert zarr.open_array(path / "images" / "slide" / "s0", mode="r").shape[0] == 3
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -137,6 +140,14 @@ def test_spatialdata_opens_its_store(folder: Path) -> None:
     assert len(cells) == SlideResults.read(folder).score.total.n
     assert set(cells["class"]) == {"positive", "negative"}
     assert list(store["regions"].geometry.geom_type) == ["Polygon"]
+    picture = store["slide"]
+    scale = spatialdata.transformations.get_transformation(picture).to_affine_matrix(("x", "y"), ("x", "y"))
+    extent = spatialdata.get_extent(picture)
+    with Slide(Path(SlideResults.read(folder).run["slide"]["path"])) as slide:
+        side = slide.height_px * slide.mpp
+        assert extent["y"] == pytest.approx((0, side), abs=scale[0, 0])
+        whole = read_thumbnail(slide, (0, 0, slide.width_px * slide.mpp, side), max_px=2000)
+    assert np.array_equal(np.moveaxis(whole.pixels, -1, 0), picture.values)
 
 
 @pytest.mark.filterwarnings("ignore")

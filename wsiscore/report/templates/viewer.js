@@ -188,13 +188,13 @@
         }
       }
     };
-    const own = new Array(8);
+    const own = new Array(8), visible = Array.from({ length: 16 }, (_, kind) => isShown(kind));
     let drawn = 0;
     const margin = 2 * RING;
     within(x0 - margin, y0 - margin, right() + margin, bottom() + margin, (from, to) => {
       for (let at = from; at < to; at++) {
         const i = cells.order[at], kind = cells.kind[i];
-        if (!isShown(kind)) continue;
+        if (!visible[kind]) continue;
         const stamp = (own[kind] ??= stampOf(kind, px));
         const x = Math.floor((cells.x[i] - x0) * zoom), y = Math.floor((cells.y[i] - y0) * zoom);
         if (x < -stamp.half || y < -stamp.half || x > W + stamp.half || y > H + stamp.half) continue;
