@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiscore import pyramid
+from wsiscore import pyramid, threads
 from wsiscore.mosaic import Mosaic
 from wsiscore.ome_zarr import TileState
+from wsiscore.pipeline import parts
 from wsiscore.pipeline.cohort import part_of, score_slides
 from wsiscore.pipeline.executors import Executor, Serial
 from wsiscore.pipeline.options import ScoreOptions
@@ -63,19 +65,21 @@ def score(slide: Path, out: Path, executor: Executor) -> None:
 
 @pytest.mark.parametrize(
     ("workers", "lost"),
-    [(2, set()), (3, {3}), (9, {2, 3, 4, 5})],
-    ids=["two workers", "three workers, one part lost", "all parts lost"],
+    [(2, set()), (3, {3}), (9, {2, 3, 4, 5}), (3, {7})],
+    ids=["two workers", "three workers, one part lost", "all parts lost", "the cells of some blocks lost"],
 )
 def test_any_number_of_workers_gives_the_bytes_of_one(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, lost: set[int]
 ) -> None:
     monkeypatch.setattr(pyramid, "_SHARD_PX", 192)
+    monkeypatch.setattr(parts, "BLOCK_PX", 192)
     alone = slide.parent / "alone"
     if not alone.exists():
         score(slide, alone, Serial())
     executor = Losing(workers, lost)
     score(slide, tmp_path, executor)
-    assert executor.begun == 1 + 4 + 1  # the slide has four shards
+    blocks = 0 if lost & {2, 3, 4, 5} else 4
+    assert executor.begun == 1 + 4 + blocks + 1  # the slide has four shards
     assert content(tmp_path) == content(alone)
 
 
@@ -114,15 +118,27 @@ def test_the_shards_of_a_run_are_its_slides_in_whatever_order(names: list[str], 
     ]
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_calls_in_threads_keep_their_order_their_context_and_the_first_error(
+    monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    monkeypatch.setattr(threads, "_given", [n])
+    slide = ContextVar("slide", default="none")
+    slide.set("one")
+    assert threads.in_threads(lambda job: (job, slide.get()), iter(range(20))) == [(job, "one") for job in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        threads.in_threads(lambda job: 1 // job if job < 9 else int("x"), [3, 0, 9, 1])
+
+
 def test_a_process_uses_the_threads_it_was_given() -> None:
     code = (
-        "import cv2, os, torch, zarr, dask\n"
+        "import cv2, os, torch, zarr\n"
         "from wsiscore.threads import set_threads, threads\n"
         "before = threads()\nset_threads(None)\nassert threads() == before <= os.cpu_count()\n"
         "set_threads(3)\n"
-        "found = threads(), torch.get_num_threads(), cv2.getNumThreads(), dask.config.get('num_workers')\n"
-        "assert found == (3,) * 4 and zarr.config.get('threading.max_workers') == 3, found\n"
-        "assert os.environ['OMP_NUM_THREADS'] == os.environ['DASK_NUM_WORKERS'] == '3'\n"
+        "found = threads(), torch.get_num_threads(), cv2.getNumThreads()\n"
+        "assert found == (3,) * 3 and zarr.config.get('threading.max_workers') == 3, found\n"
+        "assert os.environ['OMP_NUM_THREADS'] == os.environ['MKL_NUM_THREADS'] == '3'\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -39,7 +39,7 @@ def encode(values: Plane, channel: str) -> Codes:
     if channel != DAB_CHANNEL:
         return np.asarray(cv2.convertScaleAbs(values, alpha=255), dtype=np.uint8)  # rounds
     steps = np.minimum(values * np.float32(_STEPS_PER_OD) + np.float32(0.5), _MOST_OD * _STEPS_PER_OD)
-    return np.asarray(_codes_of_od()[steps.astype(np.uint16)], dtype=np.uint8)
+    return np.asarray(np.take(_codes_of_od(), steps.astype(np.uint16), mode="clip"), dtype=np.uint8)
 
 
 def decode(codes: Codes, channels: Sequence[str]) -> Plane:

@@ -5,14 +5,13 @@ Tiles are read ahead in threads, batches go through the generator, and shards in
 
 from __future__ import annotations
 
-import contextvars
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from wsiscore.ome_zarr import Shard, TileState
 from wsiscore.quality.measures import measure
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import Stain, dab_od_map
-from wsiscore.threads import threads
+from wsiscore.threads import submit, threads
 from wsiscore.tiles import Tile
 
 __all__ = ["Clock", "TilePass"]
@@ -40,7 +39,6 @@ Maps = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 Batch = tuple[Shard, list[Tile], bool]
 """The shard, some of its tiles, and whether they are the last of it."""
-Result = TypeVar("Result")
 
 
 class Clock:
@@ -172,7 +170,7 @@ class TilePass:
             if held is None:
                 held = self._begin(shard)
             for tile, rgb, map_ in zip(tiles, pixels, maps, strict=True):
-                kept.append(_submit(pool, self._keep, tile, rgb, map_, shard, held))
+                kept.append(submit(pool, self._keep, tile, rgb, map_, shard, held))
             done += tiles
             self.clock.tiles += len(tiles)
             advance(len(tiles))
@@ -180,7 +178,7 @@ class TilePass:
                 with self.clock("wait_for_writing"):
                     while kept:
                         kept.popleft().result()
-                    write = _submit(pool, self.mosaic.write_shard, shard, held.maps, held.measures)
+                    write = submit(pool, self.mosaic.write_shard, shard, held.maps, held.measures)
                     writes.append((shard, done, write))
                     while len(writes) >= _SHARDS_AHEAD:
                         self._settle(*writes.popleft())
@@ -202,7 +200,7 @@ class TilePass:
         """Yield each batch with its pixels and maps; those after it are already with the generator."""
         asked: deque[tuple[Batch, list[Pixels], Future[Maps]]] = deque()
         for batch, pixels in self._read_ahead(batches, pool):
-            asked.append((batch, pixels, _submit(network, self._infer, pixels)))
+            asked.append((batch, pixels, submit(network, self._infer, pixels)))
             if len(asked) > self._calls():
                 yield self._await(*asked.popleft())
         while asked:
@@ -226,7 +224,7 @@ class TilePass:
         waiting, side = iter(batches), self.mosaic.grid.tile_px
         while True:
             while len(reads) <= _BATCHES_AHEAD and (batch := next(waiting, None)) is not None:
-                reads.append((batch, [_submit(pool, self._read, tile) for tile in batch[1]]))
+                reads.append((batch, [submit(pool, self._read, tile) for tile in batch[1]]))
             if not reads:
                 return
             batch, futures = reads.popleft()
@@ -275,8 +273,3 @@ class TilePass:
             raise SlideError(
                 f"{self.slide.path}: {unreadable} of {listed} tiles cannot be read; the file is damaged, fetch it again"
             )
-
-
-def _submit(pool: ThreadPoolExecutor, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
-    """Submit a call that sees the context variables of this one: warnings of a slide stay with the slide."""
-    return pool.submit(contextvars.copy_context().run, function, *arguments)

@@ -11,14 +11,12 @@ they speak of the same thing, and so the pieces are joined.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import scipy.ndimage as ndi
-from dask.base import compute
-from dask.delayed import delayed
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -26,9 +24,10 @@ from wsiscore.cells.table import NO_ROI, Cells
 from wsiscore.mosaic import Mosaic
 from wsiscore.ome_zarr import TileState
 from wsiscore.regions import Region
+from wsiscore.threads import in_threads
 from wsiscore.tiles import TileGrid
 
-__all__ = ["Components", "find_components", "find_least_area_um2", "find_whole_cells"]
+__all__ = ["Components", "Pieces", "find_components", "find_least_area_um2", "pieces_of_blocks", "whole_cells"]
 
 _MAPS = ("positive", "negative", "boundary", "dab_od")
 _PIXEL_UM = 0.25  # side of the pixels in which the published sizes count
@@ -70,7 +69,7 @@ class Components:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pieces:
+class Pieces:
     """What one block knows: its pieces are numbered from 1, and 0 is what touches the edge of what was inferred.
 
     Each side is the numbers along it: `top` and `left` of the block's own pixels, `below` and `beyond` of the row and
@@ -87,15 +86,15 @@ class _Pieces:
     beyond: Ints
 
 
-def find_whole_cells(
-    mosaic: Mosaic, *, threshold: float, boundary: float, least_area_um2: float | None, block_px: int
-) -> tuple[Cells, float]:
-    """Find the components larger than the least area, as cells ordered by y, then x, in no region yet.
+def whole_cells(mosaic: Mosaic, parts: Sequence[Pieces], *, least_area_um2: float | None) -> tuple[Cells, float]:
+    """Return the components larger than the least area, as cells ordered by y, then x, in no region yet.
 
     Parameters
     ----------
-    mosaic, threshold, boundary, block_px
+    mosaic
         As in `find_components`.
+    parts
+        What `pieces_of_blocks` gives of all blocks.
     least_area_um2
         Area that a cell must exceed, in µm²; None finds it from the areas of all components.
 
@@ -103,7 +102,7 @@ def find_whole_cells(
     -------
     The cells, and the least area used.
     """
-    components = find_components(mosaic, threshold=threshold, boundary=boundary, block_px=block_px)
+    components = _joined(mosaic, parts)
     mpp = mosaic.grid.mpp
     least = find_least_area_um2(components, mpp) if least_area_um2 is None else least_area_um2
     large = components.size_px * mpp**2 > least
@@ -130,11 +129,16 @@ def find_components(mosaic: Mosaic, *, threshold: float, boundary: float, block_
     block_px
         Side of the blocks that are read at a time. It bounds the memory and changes nothing else.
     """
+    return _joined(mosaic, pieces_of_blocks(mosaic, mosaic.blocks(block_px), threshold=threshold, boundary=boundary))
+
+
+def pieces_of_blocks(mosaic: Mosaic, blocks: Iterable[Region], *, threshold: float, boundary: float) -> list[Pieces]:
+    """Return the pieces of components in each block of a mosaic; the parameters are those of `find_components`."""
     held = mosaic.states() == TileState.WRITTEN
-    find = delayed(_pieces)
-    parts: Sequence[_Pieces] = compute(
-        *(find(mosaic, held, block, threshold, boundary) for block in mosaic.blocks(block_px)), scheduler="threads"
-    )
+    return in_threads(lambda block: _pieces(mosaic, held, block, threshold, boundary), blocks)
+
+
+def _joined(mosaic: Mosaic, parts: Sequence[Pieces]) -> Components:
     return _to_components(_join(parts), mosaic.grid.mpp)
 
 
@@ -163,7 +167,7 @@ def find_least_area_um2(components: Components, mpp: float) -> float:
     return float(round(found**2) * _PIXEL_UM**2)
 
 
-def _pieces(mosaic: Mosaic, held: Flags, block: Region, threshold: float, boundary_limit: float) -> _Pieces:
+def _pieces(mosaic: Mosaic, held: Flags, block: Region, threshold: float, boundary_limit: float) -> Pieces:
     grid, own = mosaic.grid, np.s_[: block.height, : block.width]
     maps = mosaic.read(block.x, block.y, block.width + 1, block.height + 1, _MAPS)
     positive, negative, boundary = np.rint(maps[:3].astype(np.float32) * 255).astype(np.int16)
@@ -181,7 +185,7 @@ def _pieces(mosaic: Mosaic, held: Flags, block: Region, threshold: float, bounda
     y, x = np.ogrid[block.y : block.y + cell.shape[0], block.x : block.x + cell.shape[1]]
     reddest = cell & (positive >= negative)
     weights = (x + 0 * y, y + 0 * x, reddest, cell & ~reddest, np.maximum(maps[0], maps[1]), maps[3])
-    return _Pieces(
+    return Pieces(
         block,
         hole=np.arange(n_holes + n_cells + 1) <= n_holes,
         sums=np.stack([total(), *(total(weight) for weight in weights)]),
@@ -214,7 +218,7 @@ def _touching(pieces: Ints) -> Ints:
     return np.stack([both >> 32, both & 0xFFFFFFFF])
 
 
-def _join(parts: Sequence[_Pieces]) -> Floats:
+def _join(parts: Sequence[Pieces]) -> Floats:
     """Return the sums, (7, components), over all pieces of all blocks that hang together and are no background."""
     if not parts:
         return np.zeros((7, 0))
@@ -230,7 +234,7 @@ def _join(parts: Sequence[_Pieces]) -> Floats:
     return totals[:, totals[0] > 0]
 
 
-def _same(parts: Sequence[_Pieces], starts: Ints) -> Ints:
+def _same(parts: Sequence[Pieces], starts: Ints) -> Ints:
     """Return as (2, pairs) the numbers that two blocks gave to the same pixel; 0 is the same thing in all."""
 
     def numbers(index: int, own: Ints) -> Ints:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import KDTree
 
 from wsiscore.cells.table import NO_ROI, Cells, Edit
 from wsiscore.errors import CorrectionError
@@ -140,6 +139,8 @@ def _same(stored: Cells, marked: MarkedCells) -> tuple[npt.NDArray[Any], npt.NDA
     none = np.empty(0, np.int64)
     if not len(stored) or not len(marked):
         return none, none
+    from scipy.spatial import KDTree  # takes a while to import
+
     a, b = np.column_stack([stored.x_um, stored.y_um]), np.column_stack([marked.x_um, marked.y_um])
     far, nearest_marked = KDTree(b).query(a, distance_upper_bound=MATCH_UM)
     _, nearest_stored = KDTree(a).query(b)

@@ -9,15 +9,13 @@ by its pixels at the blocks' edges.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import scipy.ndimage as ndi
-from dask.base import compute
-from dask.delayed import delayed
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
@@ -25,8 +23,9 @@ from scipy.spatial import KDTree
 from wsiscore.cells.table import NO_ROI, Cells
 from wsiscore.mosaic import Mosaic
 from wsiscore.regions import Region
+from wsiscore.threads import in_threads
 
-__all__ = ["find_maxima", "local_maxima", "smooth_center"]
+__all__ = ["Maxima", "cells_of_maxima", "local_maxima", "maxima_of_blocks", "smooth_center"]
 
 _SUMS = ("center", "positive", "negative", "dab_od", "other")
 
@@ -35,8 +34,8 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class _Maxima:
-    """Maxima of one block, or of all: per maximum its number of pixels and sums over them, exact in float64.
+class Maxima:
+    """Local maxima of one block, or of all: per maximum its number of pixels and sums over them, exact in float64.
 
     `edge_x`, `edge_y`, `edge_of` are the pixels at the block's edge and the maximum each belongs to.
     """
@@ -51,26 +50,31 @@ class _Maxima:
 
 
 _NONE, _NOWHERE = np.empty(0, np.int64), np.empty(0)
-_NO_MAXIMA = _Maxima(_NONE, _NOWHERE, _NOWHERE, np.empty((len(_SUMS), 0)), _NONE, _NONE, _NONE)
+_NO_MAXIMA = Maxima(_NONE, _NOWHERE, _NOWHERE, np.empty((len(_SUMS), 0)), _NONE, _NONE, _NONE)
 
 
-def find_maxima(mosaic: Mosaic, *, threshold: float, radius_um: float, smooth_um: float, block_px: int) -> Cells:
-    """Find the local maxima of a mosaic's centre map, as cells ordered by y, then x, in no region yet.
+def maxima_of_blocks(
+    mosaic: Mosaic, blocks: Iterable[Region], *, threshold: float, radius_um: float, smooth_um: float
+) -> list[Maxima]:
+    """Return the local maxima of a mosaic's centre map in each block, for `cells_of_maxima`.
 
     Parameters
     ----------
     mosaic
         Maps ``center``, ``positive``, ``negative``, ``dab_od`` and perhaps ``other``, with no tile left to do.
+    blocks
+        As `Mosaic.blocks`. Their size bounds the memory and changes nothing else.
     threshold, radius_um, smooth_um
         As in `wsiscore.cells.rules.CenterRules`.
-    block_px
-        Side of the blocks that are read at a time. It bounds the memory and changes nothing else.
     """
-    radius_px, sigma_px = max(1, round(radius_um / mosaic.grid.mpp)), smooth_um / mosaic.grid.mpp
-    find = delayed(_block_maxima)
-    tasks = [find(mosaic, block, radius_px, sigma_px, threshold) for block in mosaic.blocks(block_px)]
+    radius_px, sigma_px = _radius_px(mosaic, radius_um), smooth_um / mosaic.grid.mpp
+    return in_threads(lambda block: _block_maxima(mosaic, block, radius_px, sigma_px, threshold), blocks)
+
+
+def cells_of_maxima(mosaic: Mosaic, parts: Sequence[Maxima], *, radius_um: float) -> Cells:
+    """Return the cells of a mosaic from the maxima of all its blocks, ordered by y, then x, in no region yet."""
     ground_od = float(mosaic.about.get("dab_ground_od", 0.0))
-    return _to_cells(_join(compute(*tasks, scheduler="threads")), mosaic.grid.mpp, radius_px, ground_od)
+    return _to_cells(_join(parts), mosaic.grid.mpp, _radius_px(mosaic, radius_um), ground_od)
 
 
 def local_maxima(center: npt.NDArray[np.float32], radius_px: int, threshold: float) -> npt.NDArray[np.bool_]:
@@ -83,7 +87,7 @@ def local_maxima(center: npt.NDArray[np.float32], radius_px: int, threshold: flo
     return highest
 
 
-def _block_maxima(mosaic: Mosaic, block: Region, radius_px: int, sigma_px: float, threshold: float) -> _Maxima:
+def _block_maxima(mosaic: Mosaic, block: Region, radius_px: int, sigma_px: float, threshold: float) -> Maxima:
     margin = radius_px + _margin_px(sigma_px)
     pad_x, pad_y = min(block.x, margin), min(block.y, margin)
     width, height = block.width + 2 * margin, block.height + 2 * margin
@@ -107,7 +111,11 @@ def _block_maxima(mosaic: Mosaic, block: Region, radius_px: int, sigma_px: float
     values = np.stack([total(own) for own in (center[core][y, x], *others, *unknown)])
     x, y = x + block.x, y + block.y
     n = np.bincount(of, minlength=count).astype(np.int64)
-    return _Maxima(n, total(x), total(y), values, x[edge], y[edge], of[edge].astype(np.int64))
+    return Maxima(n, total(x), total(y), values, x[edge], y[edge], of[edge].astype(np.int64))
+
+
+def _radius_px(mosaic: Mosaic, radius_um: float) -> int:
+    return max(1, round(radius_um / mosaic.grid.mpp))
 
 
 def _margin_px(sigma_px: float) -> int:
@@ -137,7 +145,7 @@ def smooth_center(center: npt.NDArray[np.float32], sigma_px: float) -> npt.NDArr
     return soft.astype(np.float32) / np.float32(65535)
 
 
-def _join(parts: Sequence[_Maxima]) -> _Maxima:
+def _join(parts: Sequence[Maxima]) -> Maxima:
     """Put the blocks together and make one of each plateau that a cut went through."""
     parts = [_NO_MAXIMA, *parts]
     starts = np.cumsum([0, *(len(part.n) for part in parts[:-1])])
@@ -153,10 +161,10 @@ def _join(parts: Sequence[_Maxima]) -> _Maxima:
 
     values = np.stack([total(row) for row in np.concatenate([part.values for part in parts], axis=1)])
     x, y = (total(np.concatenate([getattr(part, name) for part in parts])) for name in ("x", "y"))
-    return _Maxima(total(n).astype(np.int64), x, y, values, edge_x, edge_y, edge_of)
+    return Maxima(total(n).astype(np.int64), x, y, values, edge_x, edge_y, edge_of)
 
 
-def _to_cells(maxima: _Maxima, mpp: float, radius_px: int, ground_od: float) -> Cells:
+def _to_cells(maxima: Maxima, mpp: float, radius_px: int, ground_od: float) -> Cells:
     center, positive, negative, dab_od, other = maxima.values / np.maximum(maxima.n, 1)
     x, y = maxima.x / np.maximum(maxima.n, 1), maxima.y / np.maximum(maxima.n, 1)
     both = positive + negative

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from wsiscore.cells.table import Cells
     from wsiscore.mosaic import Mosaic
+    from wsiscore.regions import Region
 
 __all__ = ["BLOCK_PX", "KINDS", "CenterRules", "ComponentRules", "Rules", "rule_fields", "rule_flag"]
 
@@ -83,7 +84,13 @@ class Rules(ABC):
                 raise ValueError(f"{own.name} must be {_range_words(about)}, got {value}")
 
     @abstractmethod
-    def find(self, mosaic: Mosaic, *, block_px: int = BLOCK_PX) -> tuple[Cells, Self]:
+    def pieces(self, mosaic: Mosaic, blocks: Iterable[Region]) -> list[Any]:
+        """Return what each block of a mosaic holds of cells: what `find` joins, and what can be pickled."""
+
+    @abstractmethod
+    def find(
+        self, mosaic: Mosaic, *, block_px: int = BLOCK_PX, pieces: Sequence[Any] | None = None
+    ) -> tuple[Cells, Self]:
         """Find all cells of a mosaic.
 
         Parameters
@@ -92,6 +99,8 @@ class Rules(ABC):
             The maps of `channels` and ``dab_od``, with no tile left to do.
         block_px
             Side of the blocks that are read at a time. It bounds the memory and changes nothing else.
+        pieces
+            Of all blocks of the mosaic, if they are known already.
 
         Returns
         -------
@@ -163,13 +172,21 @@ class CenterRules(Rules):
         0.7, "Value of the map of other nuclei at and above which one is not the tumour's", most=1, omit_default=True
     )
 
-    def find(self, mosaic: Mosaic, *, block_px: int = BLOCK_PX) -> tuple[Cells, Self]:
-        """Find all cells of a mosaic, as `Rules.find`."""
-        from wsiscore.cells.maxima import find_maxima  # scipy and dask, which a card does not need
+    def pieces(self, mosaic: Mosaic, blocks: Iterable[Region]) -> list[Any]:
+        """Return the local maxima of each block."""
+        from wsiscore.cells.maxima import maxima_of_blocks  # scipy, which a card does not need
 
-        cells = find_maxima(
-            mosaic, threshold=self.threshold, radius_um=self.radius_um, smooth_um=self.smooth_um, block_px=block_px
-        )
+        limits = {"threshold": self.threshold, "radius_um": self.radius_um, "smooth_um": self.smooth_um}
+        return maxima_of_blocks(mosaic, blocks, **limits)
+
+    def find(
+        self, mosaic: Mosaic, *, block_px: int = BLOCK_PX, pieces: Sequence[Any] | None = None
+    ) -> tuple[Cells, Self]:
+        """Find all cells of a mosaic, as `Rules.find`."""
+        from wsiscore.cells.maxima import cells_of_maxima  # scipy, which a card does not need
+
+        pieces = self.pieces(mosaic, mosaic.blocks(block_px)) if pieces is None else pieces
+        cells = cells_of_maxima(mosaic, pieces, radius_um=self.radius_um)
         if self.positive_od is not None:
             positivity = np.nan_to_num(cells.positivity, nan=0.5)  # where no class map shows anything
             return replace(cells, stained=self.are_positive(positivity, cells.dab_od), positivity=positivity), self
@@ -209,17 +226,20 @@ class ComponentRules(Rules):
     boundary: float = rule(80 / 255, "Largest value of the boundary map at a cell's pixels", most=1)
     least_area_um2: float | None = rule(None, "Area that a cell must exceed; found on the slide by default", unit="µm²")
 
-    def find(self, mosaic: Mosaic, *, block_px: int = BLOCK_PX) -> tuple[Cells, Self]:
-        """Find all cells of a mosaic, as `Rules.find`; `least_area_um2` is filled in."""
-        from wsiscore.cells.components import find_whole_cells  # scipy and dask, which a card does not need
+    def pieces(self, mosaic: Mosaic, blocks: Iterable[Region]) -> list[Any]:
+        """Return the pieces of components in each block."""
+        from wsiscore.cells.components import pieces_of_blocks  # scipy, which a card does not need
 
-        cells, least = find_whole_cells(
-            mosaic,
-            threshold=self.threshold,
-            boundary=self.boundary,
-            least_area_um2=self.least_area_um2,
-            block_px=block_px,
-        )
+        return pieces_of_blocks(mosaic, blocks, threshold=self.threshold, boundary=self.boundary)
+
+    def find(
+        self, mosaic: Mosaic, *, block_px: int = BLOCK_PX, pieces: Sequence[Any] | None = None
+    ) -> tuple[Cells, Self]:
+        """Find all cells of a mosaic, as `Rules.find`; `least_area_um2` is filled in."""
+        from wsiscore.cells.components import whole_cells  # scipy, which a card does not need
+
+        pieces = self.pieces(mosaic, mosaic.blocks(block_px)) if pieces is None else pieces
+        cells, least = whole_cells(mosaic, pieces, least_area_um2=self.least_area_um2)
         return cells, replace(self, least_area_um2=least)
 
 

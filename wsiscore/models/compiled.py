@@ -85,12 +85,14 @@ class CompiledGenerator:
                 self._program = COMPILERS[self.engine](graph, self.precision, self._n_threads)
         if not len(tiles):
             return np.empty((0, len(self.spec.channels), *tiles.shape[2:]), np.float32)
-        return np.concatenate(list(self._workers.map(self._run, np.split(np.ascontiguousarray(tiles), len(tiles)))))
-
-    def _run(self, tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        assert self._program is not None
-        (maps,) = self._program({"tiles": tile}).values()
+        maps = np.empty((len(tiles), len(self.spec.channels), *tiles.shape[2:]), np.float32)
+        list(self._workers.map(self._run, np.ascontiguousarray(tiles), maps))
         return maps
+
+    def _run(self, tile: npt.NDArray[np.uint8], maps: npt.NDArray[np.float32]) -> None:
+        assert self._program is not None
+        (found,) = self._program({"tiles": tile[None]}).values()
+        maps[:] = found[0]
 
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """Return a copy of the network's weights by name, as a model folder stores them."""

@@ -12,9 +12,9 @@ _PARTS = {
     "network": ("infer: sample", "infer: network"),
     "write": ("infer: wait_for_writing", "infer: pyramid"),
     "cells": ("cells", "analysis"),
-    "report": ("write: ",),
+    "report": ("write", "write: report.html"),
 }
-"""Part -> the stages of ``run.json`` that are in it; of a name that ends in a space, all that begin with it."""
+"""Part -> the stages of ``run.json`` that are in it."""
 
 
 def fractions(stages: Mapping[str, float], seconds: float, tiles: int = 0) -> dict[str, float]:
@@ -35,14 +35,7 @@ def fractions(stages: Mapping[str, float], seconds: float, tiles: int = 0) -> di
     ``decode``, ``network``, ``write``, ``cells``, ``report`` and ``other`` as fractions of ``seconds``, and
     ``tiles_per_s`` while they were computed, 0 if none was.
     """
-    found = {
-        part: sum(
-            value
-            for stage, value in stages.items()
-            if any(stage == name or (name.endswith(" ") and stage.startswith(name)) for name in names)
-        )
-        for part, names in _PARTS.items()
-    }
+    found = {part: sum(stages.get(name, 0.0) for name in names) for part, names in _PARTS.items()}
     found["other"] = max(0.0, seconds - sum(found.values()))
     whole = max(seconds, sum(found.values()), 1e-9)
     rate = tiles / stages["infer"] if tiles and stages.get("infer") else 0.0

@@ -20,7 +20,7 @@ from wsiscore.pipeline.executors import Executor
 from wsiscore.pipeline.failures import ERROR, failed
 from wsiscore.pipeline.job import given_slide, out_of, same_names
 from wsiscore.pipeline.options import ScoreOptions, SlideOptions
-from wsiscore.pipeline.parts import compute_parts
+from wsiscore.pipeline.parts import FoundJob, compute_parts
 from wsiscore.pipeline.provenance import sha256_of, slide_of
 from wsiscore.pipeline.steps import try_score
 from wsiscore.report.json import read_error, read_score
@@ -44,16 +44,16 @@ def score_slides(
         Slides, tile lists or mosaics, each with its options; taken one by one, so that a pipe may still be filling. A
         slide that is given twice for the same folder is scored once.
     executor
-        What runs the jobs, one a slide. If there are fewer slides than workers, each slide's maps are computed by
-        several of them first. What is wrong with a slide is in its entry.
+        What runs the jobs, one a slide. If there are fewer slides than workers, each slide's maps are computed,
+        and cells found in them, by several of them first. What is wrong with a slide is in its entry.
     progress
         Whether an executor in this process shows progress on a terminal.
     """
-    own: Iterable[tuple[Path, ScoreOptions]] = (
-        (path.absolute(), _anywhere(path, options, executor)) for path, options in _once(jobs)
+    own: Iterable[FoundJob] = (
+        (path.absolute(), _anywhere(path, options, executor), None) for path, options in _once(jobs)
     )
     if isinstance(jobs, Sequence) and len(jobs) < executor.workers:
-        compute_parts(own := list(own), executor)
+        own = compute_parts([(path, options) for path, options, _ in own], executor)
     yield from executor.map(partial(_score_job, progress=progress and executor.local), own, _lost)
 
 
@@ -101,13 +101,13 @@ def _once(jobs: Iterable[tuple[Path, ScoreOptions]]) -> Iterator[tuple[Path, Sco
         yield path, options
 
 
-def _score_job(job: tuple[Path, ScoreOptions], *, progress: bool) -> tuple[Path, Entry]:
-    path, options = job
-    return options.out or out_of(path, options), try_score(path, options, progress=progress)
+def _score_job(job: FoundJob, *, progress: bool) -> tuple[Path, Entry]:
+    path, options, pieces = job
+    return options.out or out_of(path, options), try_score(path, options, progress=progress, pieces=pieces)
 
 
-def _lost(job: tuple[Path, ScoreOptions], error: Exception) -> tuple[Path, Entry]:
-    path, options = job
+def _lost(job: FoundJob, error: Exception) -> tuple[Path, Entry]:
+    path, options, _ = job
     return options.out or out_of(path, options), failed(path, options, error)
 
 

@@ -79,6 +79,8 @@ class Job:
         Its ``run.json``.
     tiles, mosaic
         The tile list or the mosaic that was given instead of the slide, if one was; a mosaic has its tile list.
+    computed
+        Tiles of which it has computed the maps.
     """
 
     slide: Slide
@@ -86,6 +88,7 @@ class Job:
     record: Record
     tiles: TileList | None = None
     mosaic: Mosaic | None = None
+    computed: int = 0
 
 
 @contextmanager

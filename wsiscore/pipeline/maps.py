@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import shapely
@@ -107,6 +107,7 @@ def run_model(job: Job, options: InferOptions, progress: bool, *, picture: bool 
             progress=progress,
             clock=clock,
         )
+    job.computed += clock.tiles
     tiles.write(job.folder / TILES)  # not before: a mosaic made in another way keeps its tile list
     if clock.tiles:
         job.record.infer_spent(clock.seconds, clock.tiles)
@@ -116,14 +117,14 @@ def run_model(job: Job, options: InferOptions, progress: bool, *, picture: bool 
 
 
 def find_in_maps(
-    job: Job, mosaic: Mosaic, rules: Rules, options: ScoreOptions, progress: bool
+    job: Job, mosaic: Mosaic, rules: Rules, options: ScoreOptions, progress: bool, pieces: Sequence[Any] | None = None
 ) -> tuple[Mosaic, Cells, Rules]:
-    """Find the cells; of a mosaic made from the slide, what is damaged is computed again."""
+    """Find the cells, or join `pieces` of them; of a mosaic made from the slide, what is damaged is computed again."""
     with job.record.stage("cells"):
         for _ in mosaic.shards():
             try:
                 mosaic.measures()
-                return mosaic, *rules.find(mosaic)
+                return mosaic, *rules.find(mosaic, pieces=None if job.computed else pieces)
             except DamagedMosaicError as error:
                 if job.mosaic:
                     raise

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from wsiscore.analysis.analyse import Analysis, analyse
 from wsiscore.analysis.consensus import compare_cells, disagree
@@ -33,11 +34,12 @@ from wsiscore.pipeline.rois import FOUND_TISSUE
 from wsiscore.quality.assess import Quality, assess
 from wsiscore.regions import Roi, scored
 from wsiscore.report.result import Entry, Result
-from wsiscore.report.writers import WRITERS
+from wsiscore.report.writers import WRITERS, Writer
 from wsiscore.score import MIN_CELLS, SlideScore, score_cells, with_flags
 from wsiscore.slide.ome_tiff import write_ome_tiff
 from wsiscore.slide.slide import Slide
 from wsiscore.stain import MOST_PINK
+from wsiscore.threads import in_threads
 from wsiscore.tiles import TileList
 
 __all__ = ["infer_slide", "score_slide", "tile_slide", "try_score"]
@@ -86,7 +88,9 @@ def infer_slide(path: Path, options: InferOptions, *, progress: bool = False) ->
         return mosaic
 
 
-def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) -> SlideScore:
+def score_slide(
+    path: Path, options: ScoreOptions, *, progress: bool = False, pieces: Sequence[Any] | None = None
+) -> SlideScore:
     """Score a slide, a tile list or a mosaic, and write the results.
 
     Parameters
@@ -97,6 +101,8 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         The user's choices.
     progress
         Whether to show progress on a terminal.
+    pieces
+        What `Rules.pieces` has found already in all blocks of the slide's complete mosaic, by these options.
 
     Raises
     ------
@@ -114,7 +120,7 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         rules = with_chosen(rules_of(mosaic), model, options.rules)
         rois = rois_held(job, mosaic, options)
         job.record.note("slide", {"sha256": _unchanged(job, mosaic)})
-        mosaic, cells, applied = find_in_maps(job, mosaic, rules, options, progress)
+        mosaic, cells, applied = find_in_maps(job, mosaic, rules, options, progress, pieces)
         cells, others = split_counted(job, mosaic, cells.in_rois(scored(rois)), rules, options)
         cells, others, issue = corrected(job, cells, others, scored(rois), options)
         edited = bool(issue and issue.edits and issue.edits.total)
@@ -162,10 +168,12 @@ def score_slide(path: Path, options: ScoreOptions, *, progress: bool = False) ->
         return score
 
 
-def try_score(path: Path, options: ScoreOptions, *, progress: bool = False) -> Entry:
+def try_score(
+    path: Path, options: ScoreOptions, *, progress: bool = False, pieces: Sequence[Any] | None = None
+) -> Entry:
     """Score a slide as `score_slide` does; what goes wrong with it becomes the reason in its entry."""
     try:
-        score = score_slide(path.absolute(), options, progress=progress)
+        score = score_slide(path.absolute(), options, progress=progress, pieces=pieces)
     except Exception as error:  # noqa: BLE001 - one slide must not end the run; its traceback is in a log
         return failed(path, options, error)
     return Entry(score.slide, score, folder=score.slide)
@@ -236,20 +244,27 @@ def _warn(name: str, mosaic: Mosaic, quality: Quality | None) -> None:
 
 
 def _write_results(result: Result, job: Job) -> None:
-    """Write the files of a slide in the order of `WRITERS`; what shows the run record is written once that is done."""
+    """Write the files of a slide, side by side; what shows the run record is written once that is done."""
     keep_earlier(job.folder, result.score.issue)
     remove_exports(job.folder)
     beside = tuple(name for name in (RUN, TILES) if (job.folder / name).exists())
     beside += tuple(f"{EARLIER}/{number}/report.html" for number in earlier_reports(job.folder))
     result = replace(result, beside=beside)
+
+    def write(writer: Writer) -> None:
+        with job.record.stage(f"write: {writer.name}"):
+            writer.write(job.folder / writer.name, result)
+
     for writer in WRITERS:
         if not writer.when(result):
             (job.folder / writer.name).unlink(missing_ok=True)  # of an earlier run, and of other cells
-            continue
+    wanted = [writer for writer in WRITERS if writer.when(result)]
+    with job.record.stage("write"):
+        in_threads(write, [writer for writer in wanted if not writer.needs_run])
+    job.record.finish()
+    for writer in wanted:
         if writer.needs_run:
-            job.record.finish()
-        with job.record.stage(f"write: {writer.name}"):
-            writer.write(job.folder / writer.name, result)
+            write(writer)
 
 
 def _save_png(slide: Slide, tiles: TileList, folder: Path) -> None:

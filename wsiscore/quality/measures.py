@@ -129,7 +129,9 @@ def _marks(od: Plane, mpp: float) -> tuple[float, float]:
     grey = _sum(coarse) / 3
     mean = cv2.blur(grey, (3, 3))
     smooth = cv2.blur(grey * grey, (3, 3)) < (1 + _SMOOTH**2) * mean * mean
-    vivid = (coarse.max(axis=2) > _VIVID_OD) & (coarse.min(axis=2) < _VIVID * coarse.max(axis=2))
+    red, green, blue = cv2.split(coarse)
+    weakest, strongest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
+    vivid = (strongest > _VIVID_OD) & (weakest < _VIVID * strongest)
     ink = smooth & (vivid | ink_hues(coarse, _INK_OD))
     pen = _opened(ink, _PEN_PX)
     return float(pen.mean()), float(_opened((mean > _FOLD_OD) & ~pen, _FOLD_PX).mean())

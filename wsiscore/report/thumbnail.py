@@ -15,6 +15,7 @@ from wsiscore.errors import SlideError
 from wsiscore.files import replacing
 from wsiscore.regions import Region
 from wsiscore.slide.slide import Slide
+from wsiscore.threads import in_threads
 
 __all__ = ["MOST_BYTES", "THUMBNAIL", "Thumbnail", "jpeg", "read_region", "read_thumbnail", "write_thumbnail"]
 
@@ -84,7 +85,8 @@ def read_thumbnail(
 def read_region(slide: Slide, region: Region) -> npt.NDArray[np.uint8]:
     """Return the (height, width, 3) RGB pixels of a region; blocks that cannot be read are grey."""
     pixels = np.empty((region.height, region.width, 3), np.uint8)
-    for y in range(0, region.height, _BLOCK_PX):
+
+    def fill(y: int) -> None:
         for x in range(0, region.width, _BLOCK_PX):
             block = pixels[y : y + _BLOCK_PX, x : x + _BLOCK_PX]
             where = Region(region.x + x, region.y + y, block.shape[1], block.shape[0], region.mpp)
@@ -92,6 +94,12 @@ def read_region(slide: Slide, region: Region) -> npt.NDArray[np.uint8]:
                 block[:] = slide.read(where)
             except SlideError:  # named among the run's warnings; the rest of the slide can still be shown
                 block[:] = _UNREADABLE
+
+    rows = range(0, region.height, _BLOCK_PX)
+    if len(rows) == 1:
+        fill(0)
+    else:
+        in_threads(fill, rows)
     return pixels
 
 

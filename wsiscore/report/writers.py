@@ -138,7 +138,7 @@ WRITERS: tuple[Writer, ...] = (
     Writer(THUMBNAIL, "the slide, small", lambda path, result: write_thumbnail(path, result.slide)),
     Writer(_REPORT, "the report, a single file, with a viewer of every cell", _write_report, needs_run=True),
 )
-"""The files of a slide's folder, in the order they are written: numbers, pictures, and the report last."""
+"""The files of a slide's folder: numbers, pictures, and the report, which is written last."""
 
 COHORT_WRITERS: tuple[CohortWriter, ...] = (
     CohortWriter(

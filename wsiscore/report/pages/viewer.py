@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from wsiscore.report.local_index import MIN_LOCAL, count_squares, map_side_um
 from wsiscore.report.pages.pictures import INDEX_COLOURS
 from wsiscore.report.pyramid import Pyramid, Tile
 from wsiscore.slide.slide import Slide
+from wsiscore.threads import in_threads
 
 __all__ = [
     "DETAIL_MPP",
@@ -42,6 +44,7 @@ MOST_CELLS = 500_000
 MOST_BYTES = 6_400_000
 """Of the tiles in a report."""
 _TILE_PX = 256  # in a report
+_AT_ONCE = 64  # tiles that are encoded side by side
 _SERVED_PX = 512
 _DOUBTFUL = 24
 _RANDOM = 6
@@ -114,15 +117,7 @@ def embedded(shown: Shown, *, most_bytes: int = MOST_BYTES, most_cells: int = MO
     steps = max(0, round(np.log2(DETAIL_MPP / slide.mpp)))
     pyramid = Pyramid(slide, slide.mpp * 2**steps, _TILE_PX)
     doubtful, places = least_certain(shown.cells, shown.settings), _places(shown)
-    images: dict[Tile, bytes] = {}
-    total = 0
-    for tile in _wanted(pyramid, shown, doubtful, places):
-        if tile not in images:
-            encoded = pyramid.jpeg(tile)
-            total += len(encoded)
-            if total > most_bytes and tile[0] > 0:
-                break
-            images[tile] = encoded
+    images = _encoded(pyramid, _wanted(pyramid, shown, doubtful, places), most_bytes)
     finest = len(pyramid.level_mpp) - 1
     detailed = _in_tiles(pyramid, shown.cells, finest, images)
     kept = np.flatnonzero(detailed) if len(detailed) > most_cells else np.arange(len(detailed))
@@ -187,6 +182,20 @@ def pack_cells(cells: Cells, kind: npt.NDArray[np.uint8]) -> str:
     planes = [*numbers, *measures, kind, roi, roi >> 8]
     packed = np.stack([np.asarray(plane).astype(np.int64) & 255 for plane in planes]).astype(np.uint8)
     return base64.b64encode(zlib.compress(packed.tobytes(), 6)).decode("ascii")
+
+
+def _encoded(pyramid: Pyramid, wanted: Iterable[Tile], most_bytes: int) -> dict[Tile, bytes]:
+    """Return the first tiles as JPEG, as many as fit, and in any case those of the coarsest level."""
+    images: dict[Tile, bytes] = {}
+    total, waiting = 0, iter(wanted)
+    while some := list(islice(waiting, _AT_ONCE)):
+        new = [tile for tile in dict.fromkeys(some) if tile not in images]
+        for tile, encoded in zip(new, in_threads(pyramid.jpeg, new), strict=True):
+            total += len(encoded)
+            if total > most_bytes and tile[0] > 0:
+                return images
+            images[tile] = encoded
+    return images
 
 
 def _wanted(pyramid: Pyramid, shown: Shown, doubtful: Ints, places: list[dict[str, Any]]) -> Iterable[Tile]:
