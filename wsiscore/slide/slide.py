@@ -28,6 +28,7 @@ _ANISOTROPY = 0.02  # largest relative difference of the resolutions in x and y
 _SAME_SCALE = 1e-6  # relative: a level that is coarser by less is fine enough
 _DRIFT_PX = 1e-3  # source pixels over a block: a ratio that is off by less is a whole number
 _BLOCK_PX = 2048  # side of the largest piece of a level in memory at once
+_STRIP_PX = 32  # rows that are averaged at a time, so that what lies between stays in the processor's cache
 _WHITE = 255
 
 
@@ -200,17 +201,15 @@ class Slide:
             out[:] = pixels if whole == 1 else cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
             return
         across = _axis(x, width, step, size.width, extent[0])
-        down = _axis(y, height, step, size.height, extent[1])
-        if across.stop == across.start or down.stop == down.start:
+        strips = [out[top : top + _STRIP_PX] for top in range(0, height, _STRIP_PX)]
+        downs = [_axis(y + i * _STRIP_PX, len(own), step, size.height, extent[1]) for i, own in enumerate(strips)]
+        on_slide = [(own, down) for own, down in zip(strips, downs, strict=True) if down.stop > down.start]
+        if across.stop == across.start or not on_slide:
             return
-        source = self._source.read(level, across.start, down.start, across.stop - across.start, down.stop - down.start)
-        rows = down.weights @ source.astype(np.float32).reshape(len(source), -1)
-        turned = cv2.transpose(rows.reshape(height, -1, 3)).reshape(source.shape[1], -1)
-        mean = cv2.transpose((across.weights @ turned).reshape(width, height, 3))
-        outside = 1 - down.covered[:, None] * across.covered
-        if outside.any():
-            mean += _WHITE * outside[..., None]
-        out[:] = cv2.convertScaleAbs(mean)  # rounds
+        top, bottom = on_slide[0][1].start, on_slide[-1][1].stop
+        source = self._source.read(level, across.start, top, across.stop - across.start, bottom - top)
+        for strip, down in on_slide:
+            strip[:] = _averaged(source[down.start - top : down.stop - top], across, down)
 
     def _level_pixels(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Return a rectangle of a level, white outside."""
@@ -260,6 +259,18 @@ class _Axis(NamedTuple):
     stop: int
     weights: csr_array  # (output, stop - start)
     covered: npt.NDArray[np.float32]  # fraction of each output pixel that lies on the slide
+
+
+def _averaged(source: Pixels, across: _Axis, down: _Axis) -> Pixels:
+    """Return the weighted means of source pixels start..stop-1 of either axis, white where the slide does not reach."""
+    height, width = len(down.covered), len(across.covered)
+    rows = down.weights @ source.astype(np.float32).reshape(len(source), -1)
+    turned = cv2.transpose(rows.reshape(height, -1, 3)).reshape(source.shape[1], -1)
+    mean = cv2.transpose((across.weights @ turned).reshape(width, height, 3))
+    outside = 1 - down.covered[:, None] * across.covered
+    if outside.any():
+        mean += _WHITE * outside[..., None]
+    return np.asarray(cv2.convertScaleAbs(mean), dtype=np.uint8)  # rounds
 
 
 def _axis(first: int, count: int, step: float, size: int, extent: float) -> _Axis:
