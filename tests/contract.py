@@ -126,6 +126,16 @@ class GeneratorContract:
         as_read = np.ascontiguousarray(tiles.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         np.testing.assert_allclose(generator(as_read), generator(tiles), rtol=0, atol=1e-5)
 
+    def test_what_was_measured_on_a_slide_is_restored_from_its_settings(self, own, spec, side):
+        spec = replace(spec, norm="slide")
+        generator, again = (own.build(small(own.config), spec, None, "cpu") for _ in range(2))
+        if not isinstance(generator, SlideAdaptive):
+            return
+        tiles = tissue(2, side, side)
+        adapted = generator.for_slide(tissue(3, side, side, seed=1))
+        settings = json.loads(json.dumps(adapted.settings))
+        np.testing.assert_array_equal(again.with_settings(settings)(tiles), adapted(tiles))
+
     def test_arrays_of_other_types_and_shapes_are_refused(self, own, generator, side):
         good = tissue(1, side, side)
         wrong = [good.astype(np.float32), good[0], good[:, :2], np.concatenate([good, good], axis=1)]

@@ -131,6 +131,10 @@ def measure(network: nn.Module, sample: Tensor, weights: Tensor) -> dict[str, tu
         (N, 3, H, W) in [-1, 1].
     weights
         (N, 1, H, W) in [0, 1]: 0 beyond the slide and in the margins of tiles.
+
+    Returns
+    -------
+    By the name of a layer the mean and the reciprocal standard deviation of each channel; empty if it never ran.
     """
     twin = copy.deepcopy(network).eval()
     layers = {}
@@ -155,6 +159,8 @@ def frozen(network: nn.Module, statistics: Statistics) -> nn.Module:
     twin = copy.deepcopy(network).eval()
     for name, parent, child, layer in list(_norms(twin)):
         mean, scale = (torch.tensor(values, dtype=torch.float32) for values in statistics[name])
+        if not len(mean):
+            continue  # a layer that the network never runs, as of a generator for the other direction
         weight = layer.weight.detach().cpu() if isinstance(layer, SampleNorm) else torch.ones_like(mean)
         bias = layer.bias.detach().cpu() if isinstance(layer, SampleNorm) else torch.zeros_like(mean)
         scale, shift = scale * weight, bias - mean * scale * weight
