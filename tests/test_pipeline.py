@@ -44,13 +44,16 @@ def test_the_record_quotes_the_card_where_it_was_followed(rendered: Path, tmp_pa
     write_model(tmp_path / "model", replace(card, tested_on=(tested,)), None)
     known = {"a set": 3.5}
     settings = ScoreOptions(model=str(tmp_path / "model"), out=tmp_path)
-    mosaic = tmp_path / "rendered" / "mosaic.ome.zarr"
+    mosaic, edited = tmp_path / "rendered" / "mosaic.ome.zarr", tmp_path / "edited.geojson"
     for path, chosen, quoted in (
         (rendered, settings, known),
-        (mosaic, replace(settings, model=None), known),
-        (mosaic, replace(settings, rules={"threshold": 0.9}), {}),
+        (mosaic, replace(settings, model=None, cells=edited, author="A"), known),  # one edit does not make it certain
+        (mosaic, replace(settings, rules={"threshold": 0.9}, force=True), {}),
     ):
-        score_slide(path, chosen)
+        score = score_slide(path, chosen)
+        assert (score.edits.total if score.edits else 0) == (chosen.cells is not None)
+        cells = (tmp_path / "rendered" / "cells.geojson").read_text(encoding="ascii")
+        edited.write_text(cells.replace('"Positive"', '"Negative"', 1))
         record = json.loads((tmp_path / "rendered" / "run.json").read_text(encoding="utf-8"))
         assert record["model"]["index_errors"] == quoted
     assert known

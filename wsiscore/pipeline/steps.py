@@ -124,7 +124,7 @@ def score_slide(
         cells, others = split_counted(job, mosaic, cells.in_rois(scored(rois)), rules, options)
         cells, others, issue = corrected(job, cells, others, scored(rois), options)
         edited = bool(issue and issue.edits and issue.edits.total)
-        known = not job.slide.virtual and not edited and rules == rules_of(mosaic)  # as the card's errors were found
+        known = not job.slide.virtual and rules == rules_of(mosaic)  # as the card's errors were found
         by_image = mosaic.about.get("index_errors_by_image", {}) if known else {}
         score = score_cells(
             cells,
