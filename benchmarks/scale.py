@@ -59,6 +59,17 @@ def write_slide(path: Path, side_px: int) -> None:
                 metadata=None,
                 software=False,
             )
+            if factor == 1:  # the second picture of an SVS is its thumbnail, in strips
+                size = f"{side_px}x{side_px} -> {BLOCK // 4}x{BLOCK // 4}"
+                file.write(
+                    np.ascontiguousarray(field[::4, ::4]),
+                    photometric="rgb",
+                    compression="jpeg",
+                    rowsperstrip=16,
+                    description=f"Aperio Image Library v12.0.15\r\n{size} - |AppMag = 40|MPP = {MPP}",
+                    metadata=None,
+                    software=False,
+                )
     whole = Roi("all", shapely.box(0, 0, side_px * MPP, side_px * MPP))
     path.with_suffix(".geojson").write_text(json.dumps(outlines_geojson([whole], MPP)), encoding="utf-8")
 

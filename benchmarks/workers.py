@@ -2,9 +2,11 @@
 
     python benchmarks/workers.py --model hdab --mm2 6 --workers 1 2 3
 
-The steps of a slide follow one another: it is begun, its parts are computed side by side, and one worker does the rest.
+The steps of a slide follow one another: it is begun, its parts are computed side by side, cells are found side by side,
+and one worker does the rest.
 The longest way is the sum over the steps of the processor time of the busiest worker: what the clock would show if each
-worker had a processor to itself. That does not depend on what else the machine does, as the clock does.
+worker had a processor to itself, which does not depend on what else the machine does. In the last step the one worker
+has the threads of all, so there the clock shows less; on a quiet machine, compare that.
 """
 
 from __future__ import annotations
@@ -33,18 +35,17 @@ def timed(function: Callable[[Any], Any], job: Any) -> tuple[Any, int, float]:
     return result, os.getpid(), time.process_time() - start
 
 
-class Timed:
+class Timed(Processes):
     """Local processes, with the processor time of the busiest worker and of all in each step."""
 
-    local = False
-
     def __init__(self, workers: int) -> None:
-        self.workers, self.processes, self.steps = workers, Processes(workers, threads=1), list[tuple[float, float]]()
+        super().__init__(workers, threads=1)
+        self.steps = list[tuple[float, float]]()
 
     def map(self, function: Callable[[Any], Any], jobs: Iterable[Any], lost: Callable[..., Any]) -> Iterator[Any]:
         """Yield `function` of each job, and add a step."""
         used: defaultdict[int, float] = defaultdict(float)
-        found = self.processes.map(partial(timed, function), jobs, lambda job, error: (lost(job, error), 0, 0.0))
+        found = super().map(partial(timed, function), jobs, lambda job, error: (lost(job, error), 0, 0.0))
         for result, process, seconds in found:
             used[process] += seconds
             yield result
@@ -68,7 +69,7 @@ def main() -> None:
             first = 0.0
             for workers in given.workers:
                 executor = Timed(workers)
-                options = ScoreOptions(model=given.model, out=Path(folder) / f"{workers}-{number}", threads=1)
+                options = ScoreOptions(model=given.model, out=Path(folder) / f"{workers}-{number}")
                 warm = [
                     (small, ScoreOptions(model=given.model, out=Path(folder) / f"w{i}-{workers}-{number}"))
                     for i in range(workers)
@@ -79,7 +80,7 @@ def main() -> None:
                 start = time.perf_counter()
                 ((_, entry),) = score_slides([(slide, options)], executor)
                 clock = time.perf_counter() - start
-                executor.processes.close()
+                executor.close()
                 assert entry.score, entry.error
                 way, total = (sum(step[i] for step in executor.steps) for i in range(2))
                 first = first or way

@@ -93,8 +93,10 @@ class NetworkGenerator:
 
     def _batch(self, tiles: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Return tiles on the device, in [-1, 1]."""
-        batch = torch.from_numpy(tiles).to(self.device, memory_format=torch.channels_last)
-        return batch.float() / 127.5 - 1
+        batch = torch.from_numpy(tiles)
+        if self.device.startswith("cuda"):  # from pinned memory the copy is awaited by the device, not by this thread
+            batch = batch.pin_memory().to(self.device, non_blocking=True)
+        return batch.to(self.device, memory_format=torch.channels_last).float() / 127.5 - 1
 
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """Return a copy of the network's weights by name, as a model folder stores them."""

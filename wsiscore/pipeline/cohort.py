@@ -16,7 +16,7 @@ from pathlib import Path
 from wsiscore.errors import WsiscoreError
 from wsiscore.files import locked, one_line, remove_parts
 from wsiscore.pipeline.cases import pool_cases
-from wsiscore.pipeline.executors import Executor
+from wsiscore.pipeline.executors import Executor, Processes
 from wsiscore.pipeline.failures import ERROR, failed
 from wsiscore.pipeline.job import given_slide, out_of, same_names
 from wsiscore.pipeline.options import ScoreOptions, SlideOptions
@@ -27,6 +27,7 @@ from wsiscore.report.json import read_error, read_score
 from wsiscore.report.result import Entry
 from wsiscore.report.writers import CASE_PAGE, CASES, COHORT_WRITERS, write_case_page
 from wsiscore.score import SlideScore
+from wsiscore.threads import set_threads
 
 __all__ = ["named_apart", "part_of", "rebuild_cohort", "score_slides", "write_cohort"]
 
@@ -52,9 +53,13 @@ def score_slides(
     own: Iterable[FoundJob] = (
         (path.absolute(), _anywhere(path, options, executor), None) for path, options in _once(jobs)
     )
+    n_threads = None
     if isinstance(jobs, Sequence) and len(jobs) < executor.workers:
         own = compute_parts([(path, options) for path, options, _ in own], executor)
-    yield from executor.map(partial(_score_job, progress=progress and executor.local), own, _lost)
+        if isinstance(executor, Processes):  # the processes without a slide have nothing more to do
+            n_threads = executor.threads * executor.workers // max(1, len(own))
+    score = partial(_score_job, progress=progress and executor.local, n_threads=n_threads)
+    yield from executor.map(score, own, _lost)
 
 
 def named_apart(jobs: Sequence[tuple[Path, ScoreOptions]]) -> list[tuple[Path, ScoreOptions]]:
@@ -101,8 +106,9 @@ def _once(jobs: Iterable[tuple[Path, ScoreOptions]]) -> Iterator[tuple[Path, Sco
         yield path, options
 
 
-def _score_job(job: FoundJob, *, progress: bool) -> tuple[Path, Entry]:
+def _score_job(job: FoundJob, *, progress: bool, n_threads: int | None) -> tuple[Path, Entry]:
     path, options, pieces = job
+    set_threads(n_threads)
     return options.out or out_of(path, options), try_score(path, options, progress=progress, pieces=pieces)
 
 
