@@ -45,7 +45,7 @@ from typing import Any
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 _LEFTOVERS = (".part", ".partial", ".new")
 _RUN_TIMES = ("started", "finished", "stages", "time", "process_peak_memory_mb")
-_PAGE_TIMES = re.compile(rb"<h3>Time by stage, and memory</h3><dl>.*?</dl>|\d{4}-\d\d-\d\dT[\d:+]+", re.DOTALL)
+_PAGE_TIMES = re.compile(rb"<h3>Time by stage, and memory</h3><dl>.*?</dl>|\d{4}-\d\d-\d\d[T ][\d:+]+", re.DOTALL)
 _DAMAGE = re.compile(r"[^<]*mosaic\.ome\.zarr is damaged at [^<]*; score the slide itself, which computes it again")
 _CORNERS_PX = ((40, 40), (2000, 40), (2000, 2000))  # regions in three shards
 

@@ -123,7 +123,7 @@ def correcting(page: Page, address: str, downloads: Path) -> Iterator[Callable[[
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_cells_edited_in_the_viewer_come_back(folder: Path, tmp_path: Path) -> None:
+def test_cells_edited_in_the_viewer_come_back(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leaves = "dispatchEvent(new Event('beforeunload', {cancelable: true}))"
     before = pyarrow.parquet.read_table(folder / "cells.parquet").to_pylist()
     with chromium() as page:
@@ -141,8 +141,9 @@ def test_cells_edited_in_the_viewer_come_back(folder: Path, tmp_path: Path) -> N
             assert (press(""), page.run(leaves)) == (said.replace("not saved", "saved"), True)
             command = page.run("document.querySelector('.next code').textContent")
         given = shlex.split(command.replace("~/Downloads", str(edited.parent)).replace("Your Name", "A Name"))
-        assert given[-3:] == [str(edited), "--author", "A Name"]
-        assert rows(run(*given[1:]))[0]["edits"] == "4"
+        assert (given[:3], given[-3:]) == (["cd", str(folder.parent), "&&"], [str(edited), "--author", "A Name"])
+        monkeypatch.chdir(folder.parent)
+        assert rows(run(*given[4:]))[0]["edits"] == "4"
         edits = read_score(folder / "score.json").edits
         assert (edits.added, edits.deleted, edits.changed) == (1, 1, 2)
         after = pyarrow.parquet.read_table(folder / "cells.parquet").to_pylist()
@@ -151,6 +152,9 @@ def test_cells_edited_in_the_viewer_come_back(folder: Path, tmp_path: Path) -> N
         with correcting(page, (folder / "report.html").as_uri(), tmp_path / "two") as press:
             assert press("e") == ""
             again = page.download("s", tmp_path / "two")
+            assert page.run("document.querySelector('.next code').textContent").startswith(
+                command.partition(" --cells")[0]
+            )
     for one, two in zip(*(astuple(read_marked(path, 0.5)) for path in (edited, again)), strict=True):
         np.testing.assert_array_equal(np.sort(one), np.sort(two))
 
@@ -237,15 +241,25 @@ def test_wrong_usage(tmp_path: Path, given: list[str], said: str, monkeypatch: p
     assert said in done.stderr
 
 
-def test_the_command_for_a_correction_repeats_what_was_given(tmp_path: Path) -> None:
-    (tmp_path / "out" / "a b" / "mosaic.ome.zarr").mkdir(parents=True)
-    own, other = tmp_path / "out" / "a b", tmp_path / "rescored" / "a b"
+def test_the_command_for_a_correction_repeats_what_was_given() -> None:
+    assert reissue_command({}, "a b") == "wsiscore score 'a b/mosaic.ome.zarr'"
     given = {"cutoff": 14.0, "rules": {"radius_um": 2.5}, "roi": "r.geojson", "roi_classes": ["Tumor"], "csv": True}
-    mosaic, words = str(own / "mosaic.ome.zarr"), ["--cutoff", "14", "--radius", "2.5", "--csv"]
-    assert shlex.split(reissue_command(own, {})) == ["wsiscore", "score", mosaic]
-    found = shlex.split(reissue_command(other, {"options": {**given, "mosaic": mosaic}}))
+    mosaic = "../../out/a b/mosaic.ome.zarr"
+    found = shlex.split(reissue_command({"options": {**given, "mosaic": mosaic}}, "a b"))
     roi = ["--roi", str(Path("r.geojson").absolute()), "--roi-class", "Tumor"]
-    assert found == ["wsiscore", "score", mosaic, "-o", str(other.parent), *roi, *words]
+    assert found == [
+        "wsiscore",
+        "score",
+        "../out/a b/mosaic.ome.zarr",
+        "-o",
+        ".",
+        *roi,
+        "--cutoff",
+        "14",
+        "--radius",
+        "2.5",
+        "--csv",
+    ]
     with main.get_command(click.Context(main), "score").make_context(
         "score", found[2:], resilient_parsing=True
     ) as made:

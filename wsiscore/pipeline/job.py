@@ -128,7 +128,9 @@ def open_job(path: Path, options: SlideOptions) -> Iterator[Job]:
             with Record(folder, source.absolute()) as record:
                 record.note("slide", _about(slide))
                 record.note("facts", {key: value for key, value in asdict(options.facts).items() if value})
-                record.note("options", chosen_json(options) | ({"mosaic": str(mosaic.path)} if mosaic else {}))
+                record.note("options", chosen_json(options))
+                if mosaic is not None and mosaic.path.parent != folder.absolute():
+                    record.note("options", {"mosaic": os.path.relpath(mosaic.path, folder)})
                 yield Job(slide, folder, record, tiles, mosaic)
                 stages = record.finish()["stages"]
                 _log.info("%s: %s", folder, ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items()))

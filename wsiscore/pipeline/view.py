@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,8 @@ def serving(folder: Path, slide: Path | None = None, port: int = 0) -> Iterator[
             raise OutputError(f"{folder} holds no table of cells; score the slide again")
         cells, others = tables
         run = run_of(folder)
-        reissue = folder.absolute().name, reissue_command(folder, run)
+        command = reissue_command(run, folder.absolute().name)
+        reissue = folder.absolute().name, f"cd {shlex.quote(str(folder.absolute().parent))} && {command}"
         fields = counted_fields(protocols(cells))
         shown = Shown(opened, rois, cells, others, fields, run.get("settings", {}), *reissue)
         values, pyramid = served(shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,23 +16,23 @@ __all__ = ["reissue_command"]
 _MOSAIC = "mosaic.ome.zarr"
 
 
-def reissue_command(folder: Path, run: Mapping[str, Any]) -> str:
+def reissue_command(run: Mapping[str, Any], name: str) -> str:
     """Return the command that scores the same mosaic by the same rules, without its ``--cells`` and ``--author``.
+
+    It is given in the folder that holds that of the results, so that these may be moved.
 
     Parameters
     ----------
-    folder
-        Of the results.
     run
-        What ``run.json`` says of them.
+        What ``run.json`` says of the results.
+    name
+        Of their folder.
     """
-    options, folder = run.get("options", {}), folder.absolute()
-    own = folder / _MOSAIC
-    mosaic = own if own.exists() else Path(options.get("mosaic") or own)
-    words = ["wsiscore", "score", str(mosaic)]
-    if mosaic != own:
-        words += ["-o", str(folder.parent)]
-        words += ["--name", folder.name] if mosaic.parent.name != folder.name else []
+    options = run.get("options", {})
+    mosaic = os.path.normpath(Path(name, options.get("mosaic", _MOSAIC)))
+    words = ["wsiscore", "score", mosaic]
+    if "mosaic" in options:  # of other results
+        words += ["-o", ".", *(["--name", name] if Path(mosaic).parent.name != name else [])]
     if roi := options.get("roi"):
         words += ["--roi", str(Path(roi).absolute())]
         words += [word for name in options.get("roi_classes", ()) for word in ("--roi-class", name)]

@@ -122,9 +122,10 @@ def _pictures(result: Result, folder: Path) -> dict[str, Any]:
     whole = (0.0, 0.0, slide.width_px * slide.mpp, slide.height_px * slide.mpp)
     found = len(cells) > 0
     fields, settings = counted_fields(result.analysis.protocols), result.run.get("settings", {})
-    reissue = folder.absolute().name, reissue_command(folder, result.run)
+    command = reissue_command(result.run, folder.absolute().name)
+    shown = Shown(slide, result.rois, cells, result.others, fields, settings, folder.absolute().name, command)
     return {
-        "viewer": embedded(Shown(slide, result.rois, cells, result.others, fields, settings, *reissue)),
+        "viewer": embedded(shown),
         "viewer_script": script(),
         "slide_picture": slide_picture(read_thumbnail(slide, whole, max_px=1000), result.rois),
         "local": _local_index(result) if found else None,

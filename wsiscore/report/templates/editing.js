@@ -73,8 +73,10 @@ function editor({ root, data, cells, append, regionAt, nearest, chosen, choose, 
     link.href = URL.createObjectURL(new Blob(['{"type":"FeatureCollection","features":[', ...parts, "\n]}\n"]));
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-    const quoted = /^[\w.-]+$/.test(link.download) ? link.download : `'${link.download.replaceAll("'", "'\\''")}'`;
-    next.querySelector("code").textContent = `${data.command} --cells ~/Downloads/${quoted} --author 'Your Name'`;
+    const quoted = (text) => (/^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+    const here = location.protocol === "file:" ? decodeURIComponent(location.pathname.replace(/\/[^/]*\/[^/]*$/, "")) : "";
+    next.querySelector("code").textContent =
+      `${here && `cd ${quoted(here)} && `}${data.command} --cells ~/Downloads/${quoted(link.download)} --author 'Your Name'`;
     update(false);
   }
 
