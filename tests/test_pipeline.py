@@ -12,6 +12,7 @@ from wsiscore.errors import MosaicError, SlideError
 from wsiscore.models.card import Measurement, read_card
 from wsiscore.models.store import find_model, write_model
 from wsiscore.mosaic import Mosaic
+from wsiscore.pipeline.job import out_of, stem_of
 from wsiscore.pipeline.options import ScoreOptions
 from wsiscore.pipeline.steps import score_slide
 
@@ -106,3 +107,15 @@ def test_a_moved_slide_is_recognised_by_its_hash(rendered: Path, tmp_path: Path)
     assert score_slide(new, settings) == by_mosaic
     assert roi.exists()
     assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == ["rendered"]
+
+
+@pytest.mark.parametrize(
+    "name", ["tiles.json", "mosaic.ome.zarr", "../slide/mosaic.ome.zarr", "../../out/slide/tiles.json"]
+)
+def test_results_go_beside_what_is_given_from_its_own_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / "slide").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "out" / "slide")
+    assert stem_of(Path(name)) == "slide"
+    assert out_of(Path(name), ScoreOptions()).resolve() == tmp_path / "out"

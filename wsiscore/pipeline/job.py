@@ -150,14 +150,19 @@ def _wait_for_parts(folder: Path) -> None:
 
 def out_of(path: Path, options: SlideOptions) -> Path:
     """Return the folder of the results: the one asked for, or where a given tile list or mosaic lies, or `OUT`."""
-    return options.out or (path.parent.parent if path.name in (TILES, MOSAIC) else OUT)
+    return options.out or (_folder_of(path).parent if path.name in (TILES, MOSAIC) else OUT)
 
 
 def stem_of(path: Path) -> str:
     """Return what a slide is called: its file's stem; of a tile list or mosaic, its folder."""
     if path.name == MOSAIC:
-        return path.parent.name + ("-virtual" if is_virtual(path) else "")
-    return path.parent.name if path.name == TILES else stem(path)
+        return _folder_of(path).name + ("-virtual" if is_virtual(path) else "")
+    return _folder_of(path).name if path.name == TILES else stem(path)
+
+
+def _folder_of(path: Path) -> Path:
+    """Return the folder that a file or folder lies in, with its name, also if that is the working directory."""
+    return path.parent if path.parent.name not in ("", "..") else Path(os.path.abspath(path)).parent  # noqa: PTH100
 
 
 def given_slide(path: Path) -> str:
