@@ -27,7 +27,7 @@ CELLS_PER_MM2 = 3000
 MEAN, SD = float(np.log(0.2 / 0.8)), 0.8  # of the logit
 
 SMOOTH = [("smooth", (length,)) for length in (100, 300, 700)]
-OTHERS = [("rough", (100,)), ("rough", (300,)), ("two lengths", (80, 500))]
+OTHERS = [("rough", (100,)), ("rough", (300,)), ("two lengths", (80, 500)), ("two lengths", (100, 700))]
 SETTINGS = [*product((3, 6, 10), SMOOTH), *product((6, 10), OTHERS)]
 
 Floats = npt.NDArray[np.float64]

@@ -32,6 +32,7 @@ from wsiscore.tiles import TileGrid
 Pixels = npt.NDArray[np.uint8]
 
 CORE_PX = 192  # as of the default model
+ACCEPTED_MPP = (0.05, 2 * MEASURE_MPP)  # others are refused with an error
 FIELD_UM = 400.0
 SUFFIXES = {".png", ".jpg", ".tif", ".svs"}
 WANTED = {
@@ -121,12 +122,13 @@ def main() -> None:
     options = parser.parse_args()
     flags: dict[str, Counter[str]] = {kind: Counter() for kind in WANTED}
     totals: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "field.png"
 
         def count(kind: str, name: str, rgb: Pixels, mpp: float) -> None:
             cv2.imwrite(str(file), rgb[..., ::-1])
-            quality = quality_of(file, min(max(mpp, 0.05), 20.0))
+            quality = quality_of(file, mpp)
             flags[kind].update(quality.flags)
             totals[kind] += 1
             wanted = WANTED[kind]
@@ -139,15 +141,18 @@ def main() -> None:
             count("sound", str(path), rgb, own)
             if rank < options.limit:
                 for kind, (spoilt, stated) in kinds_of(rgb, own).items():
-                    count(kind, str(path), spoilt(), stated)
+                    if ACCEPTED_MPP[0] <= stated <= ACCEPTED_MPP[1]:
+                        count(kind, str(path), spoilt(), stated)
+                    else:
+                        refused[kind] += 1
         for path, mpp, _ in pictures(options.not_h_dab):
             count("other stain", str(path), *field_of(path, mpp))
-    print("| kind | pictures | " + " | ".join(ADVICE) + " | flagged as wanted |")
-    print("|---" * (len(ADVICE) + 3) + "|")
+    print("| kind | pictures | " + " | ".join(ADVICE) + " | flagged as wanted | refused besides |")
+    print("|---" * (len(ADVICE) + 4) + "|")
     for kind, wanted in WANTED.items():
         hits = flags[kind][wanted] if wanted else "–"
         counts = " | ".join(str(flags[kind][flag]) for flag in ADVICE)
-        print(f"| {kind} | {totals[kind]} | {counts} | {hits} |")
+        print(f"| {kind} | {totals[kind]} | {counts} | {hits} | {refused[kind]} |")
 
 
 if __name__ == "__main__":

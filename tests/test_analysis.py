@@ -16,7 +16,16 @@ from reports import cells_at
 from scipy import stats
 
 from wsiscore.analysis.analyse import analyse
-from wsiscore.analysis.blocks import BlockSize, between_fields, choose_blocks, correlation_um, design_effect, sampling
+from wsiscore.analysis.blocks import (
+    BlockSize,
+    between_fields,
+    block_sizes,
+    broad_effect,
+    choose_blocks,
+    correlation_um,
+    design_effect,
+    sampling,
+)
 from wsiscore.analysis.convention import LIMITS, convention
 from wsiscore.analysis.flags import FLAGS, join_flags, split_flags
 from wsiscore.analysis.heterogeneity import hexagon_entropy
@@ -94,11 +103,6 @@ def test_the_formula_agrees_with_the_bootstrap() -> None:
     assert (low / 100, high / 100) == pytest.approx((drawn.low, drawn.high), abs=0.006)
 
 
-def test_random_cells_are_as_good_as_independent() -> None:
-    found = [sampling(scattered(10_000, 2000, seed=seed)) for seed in range(9)]
-    assert np.median([varies.design_effect for varies in found]) < 1.2
-
-
 def test_a_tumour_of_two_halves_is_a_lower_bound() -> None:
     varies = sampling(scattered(60_000, 6000, "halves"))
     assert varies is not None
@@ -107,9 +111,29 @@ def test_a_tumour_of_two_halves_is_a_lower_bound() -> None:
     assert varies.design_effect > 50
 
 
+@pytest.mark.parametrize("steep", [0.0, 0.1])
+def test_what_varies_over_the_whole_width_widens_the_interval(steep) -> None:
+    """Blocks of 250 µm see a slope less than waves do, and the side is chosen without it."""
+    cells = scattered(40_000, 4000)
+    positive = np.random.default_rng(4).random(len(cells)) < 0.2 + steep * (cells.x_um / 4000 - 0.5)
+    sloped = replace(cells, stained=positive)
+    smallest, varies = block_sizes(sloped)[0], sampling(sloped)
+    assert varies is not None
+    assert (varies.design_effect > 5 * smallest.design_effect) == bool(steep)
+
+
+def test_the_waves_see_no_more_in_independent_cells_than_chance() -> None:
+    """The mean of the squares of five standard normal numbers exceeds 2.2 once in twenty times."""
+    cells, rng = scattered(4000, 2000), np.random.default_rng(5)
+    found = [broad_effect(replace(cells, stained=rng.random(4000) < 0.3)) for _ in range(100)]
+    assert min(found) == 1
+    assert np.mean(np.array(found) > 2.2) < 0.1
+    assert broad_effect(mirrored(cells)) == pytest.approx(broad_effect(cells))
+
+
 @pytest.mark.parametrize(
     ("correlation", "side", "lower_bound"),
-    [(0, 250, False), (41, 250, False), (42, 500, False), (160, 1000, False), (249, 1000, False), (251, 1000, True)],
+    [(0, 250, False), (41, 250, False), (42, 500, False), (160, 1000, False), (499, 1000, False), (501, 1000, True)],
 )
 def test_blocks_are_six_correlation_lengths_wide_where_there_are_nine(correlation, side, lower_bound) -> None:
     sizes = [BlockSize(size, blocks, 5.0) for size, blocks in ((250, 144), (500, 36), (1000, 9), (2000, 4))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +13,12 @@ import numpy.typing as npt
 import pytest
 import shapely
 import zarr
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import Darkness, as_model, whole, write_png
 
+from wsiscore.cli import main
 from wsiscore.errors import ResolutionError
 from wsiscore.inference import infer
 from wsiscore.mosaic import Mosaic
@@ -141,6 +145,13 @@ def test_a_spoilt_slide_is_flagged(field: Pixels, flag: str, spoil: object) -> N
     assert flag in quality_of(spoil(field)).flags
 
 
+@pytest.mark.parametrize(("ground", "flags"), [(0.1, ()), (0.02, ("pale",)), (0.0, ())])
+def test_dark_nuclei_on_a_faded_ground_are_pale_and_glass_is_not(ground: float, flags: tuple[str, ...]) -> None:
+    values = sound(2, 2)
+    values[..., MEASURES.index("background")] = ground
+    assert assess(values, grid_of(2, 2), whole(64, 64)).flags == flags
+
+
 @pytest.mark.parametrize("factor", [6.0, 0.2])
 def test_nuclei_of_an_implausible_size_are_flagged(field: Pixels, factor: float) -> None:
     size = round(SIDE_PX * factor * MPP / 0.5)
@@ -152,6 +163,20 @@ def test_nuclei_of_an_implausible_size_are_flagged(field: Pixels, factor: float)
 def test_hematoxylin_and_eosin_is_not_h_dab(seed: int) -> None:
     pair = render_pair(np.random.default_rng(seed), 512, 512, MPP, ("he",))
     assert "not_h_dab" in quality_of(np.ascontiguousarray(pair.pictures["he"])).flags
+
+
+def test_hematoxylin_and_eosin_gets_no_call_no_index_on_its_page_and_exit_status_1(tmp_path: Path) -> None:
+    pair = render_pair(np.random.default_rng(0), 256, 256, 0.5, ("he",))
+    write_png(tmp_path / "he.png", np.ascontiguousarray(pair.pictures["he"]))
+    options = ["--mpp", "0.5", "--model", "hdab", "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, ["score", str(tmp_path / "he.png"), *options])
+    assert done.exit_code == 1, done.output
+    (row,) = csv.DictReader(io.StringIO(done.stdout), delimiter="\t")
+    assert row["call"] == "unsuitable"
+    assert "not_h_dab" in row["flags"].split(";")
+    page = (tmp_path / "out" / "he" / "report.html").read_text()
+    assert "no Ki67 index" in page
+    assert "Score a section stained with hematoxylin and DAB" in page
 
 
 def grid_of(rows: int, cols: int) -> TileGrid:
@@ -198,7 +223,10 @@ def test_every_flag_has_its_sentence_and_its_advice() -> None:
     from wsiscore.analysis.flags import FLAGS
 
     assert set(ADVICE) <= set(FLAGS)
-    assert set(LIMITS) - set(MEASURES) == {"least_size_um", "magnified_focus", "reduced_focus"}
+    assert set(LIMITS) - set(MEASURES) == {
+        *("least_size_um", "magnified_focus", "reduced_focus"),
+        *("ground", "least_ground"),
+    }
 
 
 @pytest.fixture

@@ -1,15 +1,15 @@
-"""The design effect: how much an index varies between square blocks of tissue, and at which size of block."""
+"""The design effect: how much an index varies between blocks of tissue, and from one end of the tissue to the other."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from wsiscore.analysis.intervals import MIN_BLOCKS, Sampling
+from wsiscore.analysis.intervals import MIN_BLOCKS, Sampling, t_quantile
 from wsiscore.cells.table import Cells
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "BlockSize",
     "between_fields",
     "block_sizes",
+    "broad_effect",
     "choose_blocks",
     "correlation_um",
     "design_effect",
@@ -26,7 +27,8 @@ __all__ = [
 SIDES_UM = (250.0, 500.0, 1000.0, 2000.0, 4000.0)
 """Sides of the blocks that are tried, in micrometres."""
 
-_WIDE, _TOO_NARROW = 6.0, 4.0  # side of a block in correlation lengths: wanted, and the least
+_WIDE, _TOO_NARROW = 6.0, 2.0  # side of a block in correlation lengths: wanted, and the least of a ninth of the area
+_WAVES = 5  # of the broadest
 
 Counts = npt.NDArray[np.int64]
 
@@ -79,16 +81,24 @@ def block_sizes(cells: Cells) -> tuple[BlockSize, ...]:
 
 
 def sampling(cells: Cells) -> Sampling | None:
-    """Return the design effect of counted cells, at the side of block that `choose_blocks` chooses."""
-    return choose_blocks(block_sizes(cells), correlation_um(cells))
+    """Return the design effect that gives the wider interval: of blocks, or of the broadest waves.
+
+    It is that of `choose_blocks`; or that of `broad_effect`, times the ratio of the squared quantiles of Student's t,
+    so that blocks and waves each have their own degrees of freedom.
+    """
+    found = choose_blocks(block_sizes(cells), correlation_um(cells))
+    if found is None:
+        return None
+    raised = broad_effect(cells) * (t_quantile(0.975, _WAVES) / t_quantile(0.975, found.freedom)) ** 2
+    return replace(found, design_effect=max(found.design_effect, raised))
 
 
 def choose_blocks(sizes: Sequence[BlockSize], correlation: float) -> Sampling | None:
-    """Return the design effect to use; None if no size has `MIN_BLOCKS` blocks.
+    """Return the design effect between blocks; None if no size has `MIN_BLOCKS` blocks.
 
     It is that of the smallest block of at least 6 correlation lengths; where there are fewer than `MIN_BLOCKS` of
-    these, that of the largest block of which there are as many. If that is narrower than 4 correlation lengths, blocks
-    still depend on one another, and the design effect is a lower bound.
+    these, that of the largest block of which there are as many. If a ninth of the area is narrower than 2 correlation
+    lengths, the area is too small to know the variation, and the design effect is a lower bound.
 
     Parameters
     ----------
@@ -101,8 +111,39 @@ def choose_blocks(sizes: Sequence[BlockSize], correlation: float) -> Sampling | 
     if not known:
         return None
     size = next((size for size in known if size.block_um >= _WIDE * correlation), known[-1])
-    lower_bound = size.block_um < _TOO_NARROW * correlation
-    return Sampling(size.block_um, size.blocks, size.design_effect, lower_bound)
+    ninth_um = sizes[0].block_um * math.sqrt(sizes[0].blocks / MIN_BLOCKS)
+    return Sampling(size.block_um, size.blocks, size.design_effect, ninth_um < _TOO_NARROW * correlation)
+
+
+def broad_effect(cells: Cells) -> float:
+    """Return the variance of an index over the broadest waves over that of independent cells, at least 1.
+
+    Blocks that depend on their neighbours vary too little between them; the broadest waves over the tissue see what
+    varies over its whole width. The waves are the five products of a cosine along x and one along y of the lowest
+    frequency: of half a period, as one end against the other, to a whole one, as the middle against the ends. They are
+    made orthogonal to one another and to a constant over the cells, and scaled to a mean square of 1. With e = y − p n
+    in blocks of 250 µm of n cells and y positive ones, the variance is the mean of the squares of Σ e wave, over N²
+    for N cells in all.
+
+    References
+    ----------
+    U. K. Müller, J. Econometrics 141 (2007) 1331. E. Lazarus et al., J. Bus. Econ. Stat. 36 (2018) 541.
+    """
+    counts, positive = _counts(cells, SIDES_UM[0])
+    row, col = np.nonzero(counts)
+    n, y = counts[row, col].astype(np.float64), positive[row, col]
+    p = float(y.sum() / n.sum())
+    if p in (0.0, 1.0):
+        return 1.0
+    height, width = counts.shape
+    both = ((j, k) for j in range(_WAVES + 1) for k in range(_WAVES + 1))
+    lowest = sorted(both, key=lambda jk: ((jk[0] / height) ** 2 + (jk[1] / width) ** 2, jk))[: _WAVES + 1]
+    waves = np.stack(
+        [np.cos(np.pi * j * (row + 0.5) / height) * np.cos(np.pi * k * (col + 0.5) / width) for j, k in lowest], axis=1
+    )
+    orthogonal = np.linalg.qr(waves * np.sqrt(n)[:, None])[0][:, 1:]  # the first is the constant
+    sums = orthogonal.T @ ((y - p * n) / np.sqrt(n))
+    return max(1.0, float(np.mean(sums**2)) / (p * (1 - p)))
 
 
 def correlation_um(cells: Cells) -> float:

@@ -6,7 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["COUNTING", "MIN_BLOCKS", "ModelError", "Sampling", "conformal", "p_at_or_above", "score_interval"]
+__all__ = [
+    "COUNTING",
+    "MIN_BLOCKS",
+    "ModelError",
+    "Sampling",
+    "conformal",
+    "p_at_or_above",
+    "score_interval",
+    "t_quantile",
+]
 
 MIN_BLOCKS = 9
 """Fewest blocks for an interval of sampling."""
@@ -27,7 +36,7 @@ class Sampling:
     design_effect
         Variance of the index between blocks over its variance if cells were independent, 1 or more.
     lower_bound
-        The design effect still grew at the largest blocks that the area allows, so that it may be too small.
+        The index varies over distances too long for the area, so that the design effect may be too small.
     """
 
     block_um: float
@@ -83,7 +92,7 @@ def score_interval(n_positive: int, n: int, sampling: Sampling = COUNTING) -> tu
     """
     if not n:
         return math.nan, math.nan
-    z, effective = _quantile(0.975, sampling.freedom), n / sampling.design_effect
+    z, effective = t_quantile(0.975, sampling.freedom), n / sampling.design_effect
     p = n_positive / n
     shrink = 1 + z**2 / effective
     middle = (p + z**2 / (2 * effective)) / shrink
@@ -137,7 +146,8 @@ def conformal(errors: Sequence[float]) -> ModelError | None:
     return None
 
 
-def _quantile(probability: float, freedom: float) -> float:
+def t_quantile(probability: float, freedom: float) -> float:
+    """Return a quantile of Student's t; of the normal distribution for infinite degrees of freedom."""
     from scipy import special  # here, since no help text needs it
 
     return float(special.ndtri(probability) if math.isinf(freedom) else special.stdtrit(freedom, probability))

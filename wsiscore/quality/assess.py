@@ -26,6 +26,8 @@ LIMITS: Final = {
     "fold": 0.05,
     "hematoxylin": 0.205,
     "stain": 0.27,
+    "ground": 0.03,
+    "least_ground": 0.005,
     "background": 0.8,
     "pink": 0.33,
     "size_um": 12.0,
@@ -92,7 +94,8 @@ class Quality:
     affected
         The tiles beyond the limit by the name of their flag, (rows, cols).
     slide
-        Each measure of the whole slide: the mean of tiles by their tissue, or for strength and size a quantile.
+        Each measure of the whole slide: the mean of tiles by their tissue, or for strength and size a quantile. And
+        ``ground``, the upper quartile of the background.
     area_mm2
         Area of the regions.
     findings
@@ -149,7 +152,7 @@ def assess(
     }
     slide |= {name: _quantile(tiles[name], weight, _STRONG) for name in ("hematoxylin", "stain")}
     slide["size_um"] = _quantile(tiles["size_um"], weight, _TYPICAL)
-    slide = {name: slide[name] for name in MEASURES}
+    slide = {name: slide[name] for name in MEASURES} | {"ground": _quantile(tiles["background"], weight, _STRONG)}
     affected = {
         "blur": tiles["focus"] < LIMITS["focus"],
         "pen": tiles["pen"] > LIMITS["pen"],
@@ -190,6 +193,9 @@ def _of_slide(slide: dict[str, float]) -> list[tuple[str, str]]:
         nuclei = f"{slide['hematoxylin']:.2f} of hematoxylin and {slide['stain']:.2f} in all"
         wanted = f"at least {limits['hematoxylin']:g} and {limits['stain']:g} are wanted"
         found.append(("pale", f"the darkest nuclei have an optical density of {nuclei}, {wanted}"))
+    elif limits["least_ground"] < slide["ground"] < limits["ground"]:  # less is glass
+        seen = f"between the nuclei the tissue has an optical density of {slide['ground']:.2f}"
+        found.append(("pale", f"{seen}, at least {limits['ground']:g} is wanted"))
     if slide["background"] > limits["background"]:
         wanted = f"at most {limits['background']:g} is wanted"
         found.append(("over_stained", f"the median optical density is {slide['background']:.2f}, {wanted}"))

@@ -13,14 +13,14 @@ from wsiscore.report.result import Result
 from wsiscore.report.statistics import readable
 from wsiscore.score import SlideScore
 
-__all__ = ["analysis_values", "counted_fields"]
+__all__ = ["analysis_values", "counted_fields", "interval_rows"]
 
 
 def analysis_values(result: Result) -> dict[str, Any]:
     """Return what the templates show of a slide's analysis."""
     score, analysis = result.score, result.analysis
     return {
-        "intervals": _intervals(score),
+        "intervals": interval_rows(score),
         "hot_spot": _hot_spot_words(analysis.protocols),
         "span": _span_words(analysis.convention),
         "protocols": _protocols(analysis.protocols, score.cutoff),
@@ -40,15 +40,16 @@ def counted_fields(found: Protocols) -> tuple[CountedField, ...]:
     return (*found.fields, *((found.hot_spot.field,) if found.hot_spot else ()))
 
 
-def _intervals(score: SlideScore) -> list[dict[str, Any]]:
+def interval_rows(score: SlideScore) -> list[dict[str, Any]]:
     """Return the three intervals, each with its name, its numbers or why there are none, and its bar."""
     total, varies, error = score.total, score.sampling, score.model_error
+    of = "fields" if varies and math.isnan(varies.block_um) else "blocks of tissue"
     sampling = f"the regions hold fewer than {MIN_BLOCKS} blocks of 250 µm"
     model = "its errors on 9 images or more are not in its card"
     level = f"{error.level:.0%} of {error.images} images".replace("%", " %") if error else ""
     rows = (
         ("Counting", total.interval_95, "there are no cells", "95 %: this many cells"),
-        ("Sampling", score.sampling_95, sampling, f"95 %: {varies.blocks if varies else 0} blocks of tissue"),
+        ("Sampling", score.sampling_95, sampling, f"95 %: {varies.blocks if varies else 0} {of}"),
         ("Model", score.model_interval, model, f"{level}, tested apart"),
     )
     return [

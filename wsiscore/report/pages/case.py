@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from wsiscore.analysis.flags import flag_sentence
+from wsiscore.report.pages.analysis import interval_rows
 from wsiscore.report.pages.charts import interval_bars
 from wsiscore.report.pages.rendering import write_page
 from wsiscore.report.pages.slide import whole_percent
@@ -41,7 +43,8 @@ def write_case(path: Path, case: CaseResult, report: str) -> None:
         title=f"Ki67 index of case {case.case}",
         case=case,
         index=whole_percent(score.total.ki67_index, score.cutoff) if score else "–",
-        bar=interval_bars(score, labels=True) if score else "",
+        intervals=interval_rows(score) if score else [],
+        flags=[(word, flag_sentence(word)) for word in score.flags] if score else [],
         counts=[
             (each.label, each.on_page(score, score.total, unit=True))
             for each in statistics_in(Place.SUMMARY)
@@ -49,25 +52,19 @@ def write_case(path: Path, case: CaseResult, report: str) -> None:
         ]
         if score
         else [],
-        intervals=_intervals(score) if score else [],
+        certain=_certain(score) if score else [],
         about=[(title, case.facts.get(key) or "not given") for key, title in titles.items()],
         slides=[_slide(entry, report, case) for entry in case.slides],
     )
 
 
-def _intervals(score: SlideScore) -> list[tuple[str, str]]:
+def _certain(score: SlideScore) -> list[tuple[str, str]]:
     found = score.sampling
-    pairs = [("Counting, 95 %", readable(*score.total.interval_95, decimals=1, unit="%"))]
     if found is None:
-        return [*pairs, ("Sampling", "not known: too few blocks of tissue or fields")]
+        return []
     blocks = f"{found.blocks} of {found.block_um:g} µm" if math.isfinite(found.block_um) else f"{found.blocks} fields"
     effective = readable(score.total.n / found.design_effect)
-    return [
-        *pairs,
-        ("Sampling, 95 %", readable(*score.sampling_95, decimals=1, unit="%")),
-        ("Design effect", f"{found.design_effect:.1f}, as if {effective} cells were counted"),
-        ("Blocks", blocks),
-    ]
+    return [("Design effect", f"{found.design_effect:.1f}, as if {effective} cells were counted"), ("Blocks", blocks)]
 
 
 def _slide(entry: Entry, report: str, case: CaseResult) -> dict[str, Any]:

@@ -75,21 +75,13 @@ def interval_bar(
     )
 
 
-def interval_bars(score: SlideScore, *, labels: bool = False) -> Markup:
-    """Return a bar for each interval that is known: of counting, of sampling, of the model; `labels` as ticks."""
-    intervals = {"Counting": score.total.interval_95, "Sampling": score.sampling_95, "Model": score.model_interval}
-    known = {name: ends for name, ends in intervals.items() if name == "Counting" or math.isfinite(ends[0])}
-    last = len(known) - 1
+def interval_bars(score: SlideScore) -> Markup:
+    """Return a bar for each interval that is known: of counting, of sampling, of the model."""
+    intervals = {"counting": score.total.interval_95, "sampling": score.sampling_95, "the model": score.model_interval}
     return Markup().join(
-        interval_bar(
-            score.total,
-            score.cutoff,
-            interval=ends,
-            name=name,
-            head=labels and place == 0,
-            ticks=labels and place == last,
-        )
-        for place, (name, ends) in enumerate(known.items())
+        interval_bar(score.total, score.cutoff, interval=ends, name=f"interval of {name}")
+        for name, ends in intervals.items()
+        if name == "counting" or math.isfinite(ends[0])
     )
 
 
