@@ -13,7 +13,7 @@ kill when finished
 kill at random
     SIGKILL after a random time, up to three times in a row; then the same command again.
 same slide at once
-    Two or three processes score one slide into one folder.
+    Two or three processes score one slide into one folder; none, one or two of them are killed at a file operation.
 other slides at once
     As many processes as slides, one of them broken, into one folder: one table of all.
 array of jobs
@@ -243,17 +243,18 @@ class Chaos:
             yield failure and f"killed after {', '.join(f'{delay:.3f} s' for delay in delays)}: {failure}"
 
     def same_slide(self, n: int) -> Iterator[Failure]:
-        """Let two or three processes score one slide into one folder; of every other group one is killed."""
+        """Let two or three processes score one slide into one folder; of some groups one or two are killed."""
+        operations = self.operations(self.whole)
         for number in range(n):
             out, some = self.new(), 2 + number % 2
-            processes = [start(["score", self.slide], out) for _ in range(some)]
-            if number % 4 > 1:
-                time.sleep(self.random.uniform(0, self.seconds))
-                os.kill(processes[0], signal.SIGKILL)
-                finish(processes.pop(0))
+            killed = [self.random.randint(1, operations) for _ in range(number // 2 % some)]
+            at = [*killed, *[0] * (some - len(killed))]
+            processes = [start(["score", self.slide], out, kill_at=operation) for operation in at]
             statuses = [finish(process) for process in processes]
-            failure = f"exit status {statuses}: {self.log(out)}" if any(statuses) else difference(out, self.wanted)
-            yield failure and f"{some} at once: {failure}"
+            lost = any(statuses[len(killed) :]) or not set(statuses) <= {0, -signal.SIGKILL}
+            failure = self.resumed(out) if killed else difference(out, self.wanted)
+            failure = f"exit status {statuses}: {self.log(out)}" if lost else failure
+            yield failure and f"{some} at once, killed at operations {killed}: {failure}"
 
     def other_slides(self, n: int) -> Iterator[Failure]:
         """Let processes score different slides into one folder; one slide is broken."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,6 +33,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Slide, Path, dict[st
     slide = Slide(write_png(folder / "noise.png", rgb), mpp=0.5)
     mosaic = computed(slide, folder / "m.ome.zarr")
     return slide, mosaic.path, files(mosaic.path)
+
+
+@pytest.fixture(scope="module")
+def levelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a finished mosaic of several shards, with two levels written with them and one after, beside its slide."""
+    folder = tmp_path_factory.mktemp("levelled")
+    rgb = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    slide = Slide(write_png(folder / "noise.png", rgb), mpp=0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wsiscore.pyramid._SHARD_PX", 96)
+        patch.setattr("wsiscore.pyramid._SMALLEST_LEVEL_PX", 40)
+        patch.setattr("wsiscore.pyramid._WITH_SHARDS", 2)
+        yield infer(slide, whole(150, 100), as_model(Darkness()), folder / "m.ome.zarr").path
 
 
 def computed(slide: Slide, path: Path) -> Mosaic:
@@ -87,6 +101,28 @@ def test_damage_is_noticed_and_computed_again(
         Mosaic(path, writable=True).reset(error.value.tiles)
     computed(slide, path)
     assert files(path) == whole_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("1/c/0/1/1", kind) for kind in ("deleted", "empty", "cut", "flipped")),
+        *(("3/c/0/0/0", kind) for kind in ("deleted", "flipped")),
+        *((name, "cut") for name in ("1/zarr.json", "3/zarr.json")),
+    ],
+)
+def test_a_damaged_level_for_viewers_is_computed_again(tmp_path: Path, levelled: Path, name: str, kind: str) -> None:
+    slide, path = Slide(levelled.parent / "noise.png", mpp=0.5), tmp_path / "m.ome.zarr"
+    shutil.copytree(levelled, path)
+    content = bytearray((path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / name).unlink()
+    if kind != "deleted":
+        (path / name).write_bytes({"empty": b"", "cut": bytes(content[:20])}.get(kind, bytes(content)))
+    model = as_model(Darkness())
+    infer(slide, whole(150, 100), model, path)
+    assert files(path) == files(levelled)
+    assert model.generator.calls == 0
 
 
 def test_a_mosaic_of_another_version_is_no_damage(made: tuple[Slide, Path, dict[str, bytes]], tmp_path: Path) -> None:

@@ -196,7 +196,13 @@ def component_mosaic(path, rgb, skip=0):
     rois = whole(width * 0.25, height * 0.25)
     tiles = TileList(Path("/slides/a.svs"), 0.25, grid, tuple(rois), tuple(grid.touching(rois)), "given outlines")
     mosaic = Mosaic.create(
-        path, tiles, ("positive", "boundary", "negative"), "float16", IDENTITY, {"output": "components"}, MEASURED
+        path,
+        tiles,
+        ("positive", "boundary", "negative"),
+        "float16",
+        IDENTITY,
+        {"output": "components", "model": {}},
+        MEASURED,
     )
     fill(mosaic, np.moveaxis(rgb, -1, 0) / 255, list(grid)[skip:])
 

@@ -16,7 +16,7 @@ LAYERS = [
     ["slide"],
     ["roi", "tiles"],
     ["quality"],
-    ["pyramid", "map_codes"],
+    ["attributes", "pyramid", "map_codes"],
     ["ome_zarr"],
     ["shards"],
     ["mosaic"],

@@ -176,7 +176,7 @@ def test_other_maps_are_computed_and_kept_when_asked_for(
 
 def test_an_unfinished_mosaic_or_one_with_its_maps_exchanged_does_not_serve(tmp_path: Path) -> None:
     tiles = component_mosaic(tmp_path / "other.zarr", np.zeros((40, 40, 3), np.uint8), 32).tiles
-    path, about = tmp_path / "m.zarr", {"output": "components"}
+    path, about = tmp_path / "m.zarr", {"output": "components", "model": {}}
 
     def create(*channels: str) -> Mosaic:
         found = Mosaic.resume(path, tiles, channels, IDENTITY, about)

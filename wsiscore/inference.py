@@ -122,8 +122,9 @@ def infer_tiles(
     try:
         for _ in mosaic.shards():  # each may turn out to be damaged, and is then computed again
             try:
-                if TilePass(slide, generator, mosaic, clock).fill(batch_size, progress) or not mosaic.complete:
-                    with clock("pyramid"):
+                filled = TilePass(slide, generator, mosaic, clock).fill(batch_size, progress)
+                with clock("pyramid"):
+                    if filled or not mosaic.complete or not mosaic.has_levels():
                         mosaic.finish()
                 break
             except DamagedMosaicError as error:

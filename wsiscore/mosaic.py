@@ -22,17 +22,12 @@ import numpy.typing as npt
 import shapely
 import zarr
 
+from wsiscore.attributes import FORMATS_READ, check_attributes
 from wsiscore.errors import DamagedMosaicError, MosaicError
 from wsiscore.files import writing
 from wsiscore.map_codes import decode
-from wsiscore.ome_zarr import (
-    Identity,
-    Shard,
-    TileState,
-    lay_out,
-    metadata,
-    refuse_other,
-)
+from wsiscore.ome_zarr import Identity, Shard, TileState, lay_out, metadata, refuse_other
+from wsiscore.quality.measures import MEASURES
 from wsiscore.quality.stored import CHUNK_ERRORS, QUALITY, TileMeasures
 from wsiscore.regions import Region
 from wsiscore.shards import Place, Shards, array_of, group_of
@@ -42,9 +37,6 @@ __all__ = ["Mosaic"]
 
 _log = logging.getLogger("wsiscore")
 
-_FORMAT = "wsiscore-mosaic-3"
-_FORMATS_READ = ("wsiscore-mosaic-1", "wsiscore-mosaic-2", _FORMAT)
-# The first had one file a chunk, and no checksums; the second maps of cells in float16.
 _OWN_NAMES = {"zarr.json", "done", QUALITY, *map(str, range(32))}
 
 Array = npt.NDArray[np.generic]
@@ -72,16 +64,17 @@ class Mosaic:
         self.path = Path(path)
         try:
             self._group = group_of(self.path, "r+" if writable else "r")
-            about = cast(dict[str, Any], self._group.attrs["wsiscore"])
-            if about["format"] not in _FORMATS_READ:
-                raise MosaicError(f"{path} has format {about['format']!r}, this version reads {_FORMAT!r}; infer again")
-            self.about: dict[str, Any] = about
+            self.about = about = cast(dict[str, Any], self._group.attrs["wsiscore"])
+            check_attributes(self.path, about)
             self.tiles = TileList.from_json(about["tiles"], str(path))
             self.channels: tuple[str, ...] = tuple(about["channels"])
-            self._shards = Shards(self.path, self._group, self.tiles.grid)
-            self._done = array_of(self._group, "done")
+            of_tiles = self.grid.rows, self.grid.cols
+            self._shards = Shards(self.path, self._group, self.grid, len(self.channels))
+            self._done = array_of(self._group, "done", of_tiles)
             self._coded = self._shards.dtype == np.uint8 and about["output"] != "image"
-            self._quality = TileMeasures(array_of(self._group, QUALITY)) if about.get("measures") else None
+            self._quality = None
+            if about.get("measures"):
+                self._quality = TileMeasures(array_of(self._group, QUALITY, (*of_tiles, len(MEASURES))))
         except MosaicError:
             raise
         except (OSError, KeyError, TypeError, ValueError) as error:
@@ -133,7 +126,7 @@ class Mosaic:
         scratch = path.with_name(path.name + ".new")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            meta = metadata(_FORMAT, tiles, channels, identity, about)
+            meta = metadata(tiles, channels, identity, about)
             lay_out(scratch, tiles, channels, dtype, {**meta, **measured}, measured="measures" in measured)
             scratch.rename(path)  # so that a mosaic is there with all its metadata or not at all
         return cls(path, writable=True)
@@ -158,7 +151,7 @@ class Mosaic:
         MosaicError, OutputError
             If another mosaic, or something else, is in the way; if the folder cannot be written.
         """
-        meta = metadata(_FORMAT, tiles, channels, identity, about)
+        meta = metadata(tiles, channels, identity, about)
         with writing(path):
             if not path.exists():
                 return None
@@ -181,7 +174,7 @@ class Mosaic:
     def join(cls, path: Path, channels: Sequence[str], identity: Identity, about: Mapping[str, Any]) -> Self:
         """Open a mosaic of which other processes write other shards; MosaicError if it was started in another way."""
         found = cls(path, writable=True)
-        refuse_other(path, found.about, metadata(_FORMAT, found.tiles, channels, identity, about), complete=False)
+        refuse_other(path, found.about, metadata(found.tiles, channels, identity, about), complete=False)
         return found
 
     @classmethod
@@ -283,12 +276,8 @@ class Mosaic:
 
     def mark(self, states: npt.NDArray[np.uint8], shard: Shard | None = None) -> None:
         """Record from (rows, cols) states those of a shard, after `write_shard`, or of all; from one thread."""
-        own = self._tiles_of(shard.place(self._shards.tiles)) if shard else np.s_[:, :]
+        own = self._shards.tiles_of(shard.place(self._shards.tiles)) if shard else np.s_[:, :]
         self._done[own] = states[own]
-
-    def _tiles_of(self, place: Place) -> tuple[slice, slice]:
-        n = self._shards.tiles
-        return np.s_[place[0] * n : (place[0] + 1) * n, place[1] * n : (place[1] + 1) * n]
 
     def reset(self, tiles: Sequence[tuple[int, int]]) -> None:
         """Mark tiles, (row, col), as to do again; the mosaic must be writable."""
@@ -361,18 +350,20 @@ class Mosaic:
             raise
 
     def _refuse_missing(self, x0: int, y0: int, x1: int, y1: int) -> None:
-        if self.about["format"] == _FORMATS_READ[0] or x0 >= x1 or y0 >= y1:
+        if self.about["format"] == FORMATS_READ[0] or x0 >= x1 or y0 >= y1:
             return
         for place in self._shards.touched(x0, y0, x1, y1):
-            if not self._shards.there(place) and (self.states(self._tiles_of(place)) == TileState.WRITTEN).any():
+            if not self._shards.there(place) and (self.states(self._shards.tiles_of(place)) == TileState.WRITTEN).any():
                 raise self._damaged([place], "the file is missing or empty")
 
     def _damaged(self, shards: Sequence[Place], why: str, before: str = "0/c/0", after: str = "") -> DamagedMosaicError:
         n, states, places = self._shards.tiles, self.states(), set(shards)
         inside = [(row, col) for row, col in self.tiles.tiles if (row // n, col // n) in places and states[row, col]]
-        names = ", ".join(f"{before}/{row}/{col}{after}" for row, col in shards)
-        text = f"{self.path} is damaged at {names} ({why}); score the slide itself, which computes it again"
-        return DamagedMosaicError(text, inside)
+        names = [f"{before}/{row}/{col}{after}" for row, col in shards]
+        return DamagedMosaicError(self._text_of_damage(names, why), inside)
+
+    def _text_of_damage(self, names: Sequence[str], why: str) -> str:
+        return f"{self.path} is damaged at {', '.join(names)} ({why}); score the slide itself, which computes it again"
 
     def blocks(self, side_px: int) -> Iterator[Region]:
         """Yield the squares of `side_px` pixels of the grid's mpp on a side in which something was written."""
@@ -393,8 +384,16 @@ class Mosaic:
 
     def finish(self) -> None:
         """Average the coarser levels for viewers, touching only what was written, and call the mosaic complete."""
-        n = self._shards.tiles
-        self._shards.finish(
-            {(row // n, col // n) for row, col in np.argwhere(self.states() == TileState.WRITTEN).tolist()}
-        )
+        self._shards.finish(self._written(), self.stored)
         self._group.attrs["complete"] = True
+
+    def has_levels(self) -> bool:
+        """Return whether all files of the coarser levels can be read; log which cannot."""
+        if broken := self._shards.broken_levels(self._written()):
+            _log.warning("%s", self._text_of_damage(broken, "levels for viewers"))
+        return not broken
+
+    def _written(self) -> set[Place]:
+        """Return the shards in which a tile is written."""
+        n = self._shards.tiles
+        return {(row // n, col // n) for row, col in np.argwhere(self.states() == TileState.WRITTEN).tolist()}

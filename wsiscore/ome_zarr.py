@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, cast
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from wsiscore.attributes import FORMAT
 from wsiscore.errors import MosaicError
 from wsiscore.pyramid import chunk_px, levels, shard_px, shard_tiles
 from wsiscore.quality.stored import TileMeasures
 from wsiscore.regions import Region
-from wsiscore.tiles import TileList
+from wsiscore.tiles import TileGrid, TileList
 
 __all__ = [
     "CHANNEL_COLOURS",
@@ -24,6 +25,7 @@ __all__ = [
     "Shard",
     "TileState",
     "lay_out",
+    "lay_out_level",
     "metadata",
     "refuse_other",
 ]
@@ -77,21 +79,10 @@ def lay_out(
         Whether to add the array of measures of quality.
     """
     grid, names = tiles.grid, [str(level) for level in range(len(levels(tiles.grid)))]
-    picture = meta.get("output") == "image"
     group = zarr.open_group(path, mode="w", zarr_format=3)
-    for level, (name, (height, width)) in enumerate(zip(names, levels(grid), strict=True)):
-        chunk, shard = chunk_px(grid, level), shard_px(grid, level)
-        group.create_array(
-            name,
-            shape=(len(channels), height, width),
-            chunks=(len(channels), chunk, chunk),
-            shards=(len(channels), shard, shard),
-            dtype=dtype,
-            fill_value=255 if picture else 0,  # a picture is white where nothing was read
-            compressors=[ZstdCodec(level=1), Crc32cCodec()],
-            dimension_names=("c", "y", "x"),
-            chunk_key_encoding={"name": "default", "separator": "/"},
-        )
+    empty = 255 if meta.get("output") == "image" else 0  # a picture is white where nothing was read
+    for level in range(len(names)):
+        lay_out_level(group, grid, level, len(channels), dtype, empty)
     group.create_array(
         "done",
         shape=(grid.rows, grid.cols),
@@ -103,6 +94,24 @@ def lay_out(
     if measured:
         TileMeasures.lay_out(group, grid, shard_tiles(grid))
     group.attrs.update({"ome": dict(_ome(tiles, channels, dtype, names)), "wsiscore": dict(meta), "complete": False})
+
+
+def lay_out_level(group: zarr.Group, grid: TileGrid, level: int, n_channels: int, dtype: str, fill_value: Any) -> None:
+    """Add the empty array of a level to a mosaic, instead of what has its name there."""
+    height, width = levels(grid)[level]
+    chunk, shard = chunk_px(grid, level), shard_px(grid, level)
+    group.create_array(
+        str(level),
+        shape=(n_channels, height, width),
+        chunks=(n_channels, chunk, chunk),
+        shards=(n_channels, shard, shard),
+        dtype=dtype,
+        fill_value=fill_value,
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        dimension_names=("c", "y", "x"),
+        chunk_key_encoding={"name": "default", "separator": "/"},
+        overwrite=True,
+    )
 
 
 def _ome(tiles: TileList, channels: Sequence[str], dtype: str, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -163,20 +172,16 @@ class Identity:
     arithmetic: int
 
 
-def metadata(
-    layout: str, tiles: TileList, channels: Sequence[str], identity: Identity, about: Mapping[str, Any]
-) -> dict[str, Any]:
+def metadata(tiles: TileList, channels: Sequence[str], identity: Identity, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata of a mosaic as they are read back from JSON, with tuples as lists.
 
     Parameters
     ----------
-    layout
-        Name of the format on disk.
     tiles, channels, identity, about
         As in `wsiscore.mosaic.Mosaic.create`.
     """
     meta = {"channels": list(channels), "tiles": tiles.to_json(), "identity": asdict(identity), **about}
-    meta["format"] = layout
+    meta["format"] = FORMAT
     return cast(dict[str, Any], json.loads(json.dumps(meta)))
 
 

@@ -5,7 +5,8 @@ The file of the maps comes last of those of its square: where it is, so are the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,8 +15,8 @@ import numpy.typing as npt
 import zarr
 
 from wsiscore.errors import MosaicError
-from wsiscore.ome_zarr import Shard
-from wsiscore.pyramid import levels, reductions, with_shards, write_levels
+from wsiscore.ome_zarr import Shard, lay_out_level
+from wsiscore.pyramid import levels, reductions, shard_px, with_shards, write_levels
 from wsiscore.quality.stored import CHUNK_ERRORS
 from wsiscore.regions import Region
 from wsiscore.tiles import TileGrid
@@ -23,6 +24,7 @@ from wsiscore.tiles import TileGrid
 __all__ = ["Place", "Shards", "array_of", "group_of"]
 
 _METADATA_ERRORS = (*CHUNK_ERRORS, KeyError, TypeError, AttributeError)  # what Zarr raises of a zarr.json
+_DTYPES = ("float16", "uint8")
 
 Array = npt.NDArray[np.generic]
 Place = tuple[int, int]
@@ -37,7 +39,7 @@ def group_of(path: Path, mode: Literal["r", "r+"]) -> zarr.Group:
         raise MosaicError(f"{path} is not a mosaic of wsiscore ({error}); run `wsiscore infer`") from error
 
 
-def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
+def array_of(group: zarr.Group, name: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
     """Return an array of a mosaic; MosaicError if its metadata are damaged, or something else has its name."""
     try:
         array = group[name]
@@ -45,6 +47,8 @@ def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
         raise MosaicError(f"{group.store_path}/{name} is damaged ({error}); run `wsiscore infer` again") from error
     if not isinstance(array, zarr.Array):
         raise MosaicError(f"{group.store_path}/{name} is a {type(array).__name__}, wanted an array; infer again")
+    if array.shape != shape:
+        raise MosaicError(f"{group.store_path}/{name} has the shape {array.shape}, wanted {shape}; infer again")
     return array
 
 
@@ -59,6 +63,8 @@ class Shards:
         The same, open.
     grid
         Of the tiles.
+    n_channels
+        Number of maps.
 
     Attributes
     ----------
@@ -66,11 +72,13 @@ class Shards:
         How many tiles lie side by side in a shard.
     """
 
-    def __init__(self, path: Path, group: zarr.Group, grid: TileGrid) -> None:
-        self._path, self._group, self._grid = path, group, grid
-        self._maps = array_of(group, "0")
+    def __init__(self, path: Path, group: zarr.Group, grid: TileGrid, n_channels: int) -> None:
+        self._path, self._group, self._grid, self._n_channels = path, group, grid, n_channels
+        self._maps = self._level(0)
         self.dtype = self._maps.dtype
-        self.side_px = (self._maps.shards or self._maps.chunks)[-1]  # mosaics of the first format have no shards
+        high, self.side_px = (self._maps.shards or self._maps.chunks)[-2:]  # mosaics of the first format have no shards
+        if high != self.side_px or high % grid.core_px or self.dtype not in _DTYPES:
+            raise MosaicError(f"{path}/0 holds {self.dtype} in {self.side_px} × {high} px; infer again")
         self.tiles = self.side_px // grid.core_px
 
     def of(self, tiles: Sequence[tuple[int, int]]) -> list[Shard]:
@@ -78,7 +86,12 @@ class Shards:
         squares: dict[Place, list[tuple[int, int]]] = {}
         for row, col in tiles:
             squares.setdefault((row // self.tiles, col // self.tiles), []).append((row, col))
-        return [Shard(self._region(*place), tuple(squares[place])) for place in sorted(squares)]
+        return [Shard(self.region(place), tuple(squares[place])) for place in sorted(squares)]
+
+    def tiles_of(self, place: Place) -> tuple[slice, slice]:
+        """Return the (rows, cols) of the tiles of a shard."""
+        row, col = place[0] * self.tiles, place[1] * self.tiles
+        return slice(row, row + self.tiles), slice(col, col + self.tiles)
 
     def empty(self, shard: Shard) -> Array:
         """Return what a shard holds before anything is written: (C, h, w) of zeros, or white in a picture."""
@@ -88,14 +101,18 @@ class Shards:
     def write(self, shard: Shard, maps: Array) -> None:
         """Write (C, h, w) of the size of a shard's region, as stored, with its part of the next levels."""
         at, place = shard.region, shard.place(self.tiles)
-        above = with_shards(self._grid) if self._maps.shards else 0
+        self.write_levels(place, maps)
+        self._write(0, place, at.x, at.y, maps)
+
+    def write_levels(self, place: Place, maps: Array) -> None:
+        """Write what `write` writes, but for the maps themselves."""
+        at, above = self.region(place), with_shards(self._grid) if self._maps.shards else 0
         for level, part in enumerate(reductions(maps, above), 1):
             self._write(level, place, at.x >> level, at.y >> level, part)
-        self._write(0, place, at.x, at.y, maps)
 
     def _write(self, level: int, place: Place, x: int, y: int, maps: Array) -> None:
         self._file(place, level).unlink(missing_ok=True)  # Zarr reads one at the edge first
-        target = array_of(self._group, str(level)).with_config({"write_empty_chunks": True})
+        target = self._level(level).with_config({"write_empty_chunks": True})
         target[:, y : y + maps.shape[1], x : x + maps.shape[2]] = cast(Any, maps)
 
     def read(self, x0: int, y0: int, x1: int, y1: int) -> Array:
@@ -104,7 +121,10 @@ class Shards:
 
     def there(self, place: Place) -> bool:
         """Return whether the file of a shard exists and is not empty: Zarr reads an empty one as zeros."""
-        file = self._file(place)
+        return self._there(place, 0)
+
+    def _there(self, place: Place, level: int) -> bool:
+        file = self._file(place, level)
         return file.is_file() and file.stat().st_size > 0
 
     def touched(self, x0: int, y0: int, x1: int, y1: int) -> Iterator[Place]:
@@ -114,24 +134,69 @@ class Shards:
 
     def broken(self, places: Iterator[Place]) -> list[Place]:
         """Return those that cannot be read."""
-        return [place for place in places if self._is_broken(self._region(*place))]
+        return [place for place in places if self._is_broken(place, 0)]
 
-    def finish(self, written: Collection[Place]) -> None:
-        """Write the levels that are not written with the shards, of those shards that are written."""
+    def broken_levels(self, written: Collection[Place], most: int | None = None) -> list[str]:
+        """Return the files of the levels above the first, up to `most`, that are missing or cannot be read."""
+        names, last = [], with_shards(self._grid)
+        for level in self._levels(most):
+            try:
+                self._level(level)
+            except MosaicError:
+                names.append(f"{level}/zarr.json")
+                continue
+            shift = 0 if level <= last else level
+            for place in sorted({(row >> shift, col >> shift) for row, col in written}):
+                if not self._there(place, level) or self._is_broken(place, level):
+                    names.append(f"{level}/c/0/{place[0]}/{place[1]}")
+        return names
+
+    def finish(self, written: Collection[Place], read: Callable[[int, int, int, int], Array]) -> None:
+        """Write the levels that are not written with the shards, and those that are where a file of them is broken.
+
+        Parameters
+        ----------
+        written
+            The shards that are written.
+        read
+            Returns the maps as stored, given x, y, width, height.
+        """
         last = with_shards(self._grid)
-        below, *above = (array_of(self._group, str(level)) for level in range(last, len(levels(self._grid))))
+        for level in self._levels():
+            try:
+                self._level(level)
+            except MosaicError:
+                lay_out_level(self._group, self._grid, level, self._n_channels, str(self.dtype), self._maps.fill_value)
+        if self.broken_levels(written, last):
+            for place in sorted(written):
+                at = self.region(place)
+                self.write_levels(place, read(at.x, at.y, at.width, at.height))
+        below, *above = (self._level(level) for level in range(last, len(levels(self._grid))))
+        for level, (row, col) in product(range(last + 1, len(levels(self._grid))), written):
+            self._file((row >> level, col >> level), level).unlink(missing_ok=True)  # Zarr reads one at the edge first
         write_levels(below, above, written, 2 ** (last + 1))
 
-    def _is_broken(self, at: Region) -> bool:
+    def _levels(self, most: int | None = None) -> range:
+        """Return the levels above the first, up to `most`; none of mosaics without shards, which are not continued."""
+        count = len(levels(self._grid)) - 1
+        return range(1, 1 + min(count, count if most is None else most)) if self._maps.shards else range(0)
+
+    def _level(self, level: int) -> zarr.Array[Any]:
+        return array_of(self._group, str(level), (self._n_channels, *levels(self._grid)[level]))
+
+    def _is_broken(self, place: Place, level: int) -> bool:
+        side = shard_px(self._grid, level)
+        y, x = place[0] * side, place[1] * side
         try:
-            self.read(at.x, at.y, at.x + at.width, at.y + at.height)
+            _ = self._level(level)[:, y : y + side, x : x + side]
         except CHUNK_ERRORS:
             return True
         return False
 
-    def _region(self, row: int, col: int) -> Region:
+    def region(self, place: Place) -> Region:
+        """Return the region of a shard, cut at the slide's edge."""
         grid, side = self._grid, self.side_px
-        x, y = col * side, row * side
+        x, y = place[1] * side, place[0] * side
         return Region(x, y, min(side, grid.width_px - x), min(side, grid.height_px - y), grid.mpp)
 
     def _file(self, place: Place, level: int = 0) -> Path:

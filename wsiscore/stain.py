@@ -50,6 +50,7 @@ _PURE_PERCENTILES = (
     50.0,
     97.0,
 )  # of a stain's pixels, ordered by hue: from typical to purest, without outliers
+_LEAST_SINE = 1e-3  # of the angle between the two stains
 _LARGEST_TURN_DEG = 20.0  # an estimate further than this from the published vector is not that stain
 
 
@@ -156,12 +157,20 @@ class Stain:
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:
-        """Return the stain that `to_json` described."""
+        """Return the stain that `to_json` described; KeyError, TypeError or ValueError if there is no such stain."""
         hematoxylin, dab, white = (
             (float(red), float(green), float(blue))
             for red, green, blue in (settings["hematoxylin"], settings["dab"], settings["white"])
         )
-        return cls(hematoxylin, dab, white, tuple(settings["found"]))
+        stain = cls(hematoxylin, dab, white, tuple(settings["found"]))
+        in_range = all(abs(part) <= 1 for part in (*hematoxylin, *dab)) and all(0 < level <= 255 for level in white)
+        if not (
+            in_range
+            and np.allclose(np.linalg.norm([hematoxylin, dab], axis=1), 1, atol=1e-3)
+            and np.linalg.norm(np.cross(hematoxylin, dab)) > _LEAST_SINE
+        ):
+            raise ValueError("a stain has two different unit vectors, and a white level of 0 to 255")
+        return stain
 
 
 def dab_od_map(rgb: npt.NDArray[np.uint8], stain: Stain, mpp: float, radius_um: float = 1.5) -> npt.NDArray[np.float32]:

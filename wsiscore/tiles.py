@@ -17,6 +17,7 @@ from wsiscore.coverage import covered
 from wsiscore.errors import MosaicError, RoiError, SlideError
 from wsiscore.files import replacing
 from wsiscore.regions import Region, Roi
+from wsiscore.slide.readers.base import LARGEST_SLIDE_PX
 from wsiscore.slide.slide import Slide
 
 __all__ = ["Tile", "TileGrid", "TileList", "rois_from_json", "rois_to_json", "sample_windows"]
@@ -24,6 +25,7 @@ __all__ = ["Tile", "TileGrid", "TileList", "rois_from_json", "rois_to_json", "sa
 _FORMAT = "wsiscore-tiles-1"
 _PIXELS = ("width_px", "height_px", "tile_px", "margin_px")
 _MOST_PX = 2**31
+_MPP = (0.02, 200.0)  # wider than what slides have: tiles are up to twice as fine, and may be coarser
 _WINDOWS = 32  # most windows of a sample, of this side and margin
 _WINDOW_PX = 256
 _WINDOW_MARGIN_PX = 32
@@ -220,11 +222,14 @@ class TileList:
                     f"{source} is a tile list of format {values['format']!r}, this version reads "
                     f"{_FORMAT!r}; run `wsiscore tile` again"
                 )
-            if not all(
-                isinstance(values["grid"][name], int) and abs(values["grid"][name]) <= _MOST_PX for name in _PIXELS
-            ):
+            if not all(type(values["grid"][name]) is int and abs(values["grid"][name]) <= _MOST_PX for name in _PIXELS):
                 raise ValueError("its grid is not in whole pixels of the size of a slide")
+            for name, mpp in (("slide_mpp", values["slide_mpp"]), ("mpp", values["grid"]["mpp"])):
+                if not (isinstance(mpp, int | float) and _MPP[0] <= mpp <= _MPP[1]):
+                    raise ValueError(f"its {name} is {mpp!r:.40}, wanted {_MPP[0]:g} to {_MPP[1]:g} µm/px")
             grid = TileGrid(**values["grid"])
+            if grid.width_px * grid.height_px > LARGEST_SLIDE_PX:
+                raise ValueError(f"its grid is of {grid.width_px} × {grid.height_px} px, which no slide has")
             tiles = tuple((int(row), int(col)) for row, col in values["tiles"])
             for row, col in tiles:
                 grid.tile(row, col)

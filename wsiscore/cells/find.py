@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from wsiscore.cells.rules import BLOCK_PX, KINDS, Rules
 from wsiscore.cells.table import Cells
 from wsiscore.errors import MosaicError
+from wsiscore.map_codes import DAB_CHANNEL
 from wsiscore.mosaic import Mosaic
 from wsiscore.regions import Roi, scored
 
@@ -51,8 +52,13 @@ def rules_of(mosaic: Mosaic) -> Rules:
     output, rules = mosaic.about["output"], mosaic.about.get("rules")
     for kind in KINDS:
         if kind.output == output:
+            if missing := sorted({*kind.channels, DAB_CHANNEL} - set(mosaic.channels)):
+                raise MosaicError(f"{mosaic.path} lacks the maps {', '.join(missing)}; infer again")
             try:
                 return kind.from_json(rules if isinstance(rules, dict) else {})
             except ValueError as error:
                 raise MosaicError(f"{mosaic.path} has rules that are none ({error}); infer again") from error
-    raise MosaicError(f"{mosaic.path} is a virtual stain, not a map of cells; score it as a slide")
+    if output == "image":
+        raise MosaicError(f"{mosaic.path} is a virtual stain, not a map of cells; score it as a slide")
+    kinds = ", ".join(kind.output for kind in KINDS)
+    raise MosaicError(f"{mosaic.path} holds maps of the kind {output!r:.40}, wanted {kinds}; infer again")

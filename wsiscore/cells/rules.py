@@ -6,8 +6,6 @@ one field; a new kind of output one class here, listed in `KINDS`.
 
 from __future__ import annotations
 
-import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -31,9 +29,9 @@ def rule(
     default: float | None,
     text: str,
     *,
+    most: float,
     unit: str = "",
     least: float = 0.0,
-    most: float = math.inf,
     above_least: bool = False,
     omit_default: bool = False,
 ) -> Any:
@@ -45,10 +43,10 @@ def rule(
         Its value where none is given; None if it is found on the slide.
     text
         What it is: a sentence for the help, without a full stop.
-    unit
-        ``µm``, ``µm²``, or nothing for a number in [0, 1].
     least, most
         Its range, both included; with `above_least`, `least` is not.
+    unit
+        ``µm``, ``µm²``, or nothing for a number without one.
     omit_default
         Leave it out of JSON at its default, so that files written before the rule existed compare equal.
     """
@@ -78,7 +76,7 @@ class Rules(ABC):
             value, about = getattr(self, own.name), own.metadata
             if value is None and own.default is None:
                 continue
-            number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+            number = isinstance(value, int | float) and not isinstance(value, bool)
             low = number and (value > about["least"] if about["above"] else value >= about["least"])
             if not (low and value <= about["most"]):
                 raise ValueError(f"{own.name} must be {_range_words(about)}, got {value}")
@@ -153,10 +151,14 @@ class CenterRules(Rules):
 
     threshold: float = rule(0.5, "What the centre map must exceed to be a cell", most=1)
     radius_um: float = rule(
-        3.0, "Half the side of the square in which a cell is the highest point", unit="µm", above_least=True
+        3.0, "Half the side of the square in which a cell is the highest point", most=50, unit="µm", above_least=True
     )
     smooth_um: float = rule(
-        0.0, "Standard deviation of the Gaussian that smooths the centre map first", unit="µm", omit_default=True
+        0.0,
+        "Standard deviation of the Gaussian that smooths the centre map first",
+        most=20,
+        unit="µm",
+        omit_default=True,
     )
     positive_od: float | None = rule(
         None, "DAB optical density above the ground's, at and above which a cell is positive", omit_default=True, most=3
@@ -224,7 +226,9 @@ class ComponentRules(Rules):
 
     threshold: float = rule(0.5, "What positive and negative map together must exceed at a cell's pixels", most=1)
     boundary: float = rule(80 / 255, "Largest value of the boundary map at a cell's pixels", most=1)
-    least_area_um2: float | None = rule(None, "Area that a cell must exceed; found on the slide by default", unit="µm²")
+    least_area_um2: float | None = rule(
+        None, "Area that a cell must exceed; found on the slide by default", most=10_000, unit="µm²"
+    )
 
     def pieces(self, mosaic: Mosaic, blocks: Iterable[Region]) -> list[Any]:
         """Return the pieces of components in each block."""
@@ -264,7 +268,5 @@ def rule_flag(name: str) -> str:
 
 
 def _range_words(about: Mapping[str, Any]) -> str:
-    if about["most"] < math.inf:
-        return f"a number in [{about['least']:g}, {about['most']:g}]"
     unit = f" of {about['unit']}" if about["unit"] else ""
-    return f"a {'positive ' if about['above'] else ''}number{unit}, {about['least']:g} or more"
+    return f"a number{unit} in {'(' if about['above'] else '['}{about['least']:g}, {about['most']:g}]"

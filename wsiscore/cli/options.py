@@ -242,12 +242,11 @@ of_model = _together(
 
 
 def _rule_option(name: str, about: Mapping[str, Any]) -> Callable[[Command], Command]:
-    most = about["most"] if about["most"] < math.inf else None
     unit = f", {about['unit']}" if about["unit"] else ""
     return click.option(
         rule_flag(name),
         name,
-        type=FiniteRange(about["least"], most, min_open=about["above"]),
+        type=FiniteRange(about["least"], about["most"], min_open=about["above"]),
         help=f"{about['text']}{unit}; by default the model's.",
     )
 

@@ -17,6 +17,7 @@ from wsiscore.errors import SlideError
 __all__ = [
     "DECODE_ERRORS",
     "LARGEST_PIECE_PX",
+    "LARGEST_SLIDE_PX",
     "UM_OF_UNIT",
     "VIRTUAL_STAIN",
     "Level",
@@ -32,7 +33,8 @@ Pixels = npt.NDArray[np.uint8]
 
 LARGEST_PIECE_PX = 12_000 * 12_000
 """Most pixels that are decoded as one piece: a JPEG or PNG, a tile or strip of a TIFF, a chunk of a Zarr array."""
-_LARGEST_SLIDE_PX = 400_000_000_000  # 76 × 52 mm, the largest common glass, at 0.1 µm/px
+LARGEST_SLIDE_PX = 400_000_000_000
+"""Most pixels of a slide: 76 × 52 mm, the largest common glass, at 0.1 µm/px."""
 UM_OF_UNIT: dict[str, float] = {
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre", "\\u00B5m"), 1.0),
     **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-3),
@@ -140,9 +142,9 @@ class Reader(ABC):
 
 def refuse_too_large(path: Path, width: int, height: int) -> None:
     """Raise a SlideError if a file states a size that no slide has."""
-    if width < 1 or height < 1 or width * height > _LARGEST_SLIDE_PX:
+    if width < 1 or height < 1 or width * height > LARGEST_SLIDE_PX:
         raise SlideError(
-            f"{path} claims {width} × {height} px; wanted at most {_LARGEST_SLIDE_PX // 10**9} gigapixels; "
+            f"{path} claims {width} × {height} px; wanted at most {LARGEST_SLIDE_PX // 10**9} gigapixels; "
             "is it damaged?"
         )
 
