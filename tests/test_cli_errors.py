@@ -286,6 +286,38 @@ def test_a_programming_error_in_one_slide_is_a_row_with_its_traceback_in_a_log(
     assert not list((tmp_path / "out" / "bad").glob("error.*"))
 
 
+def test_too_little_memory_for_a_slide_is_a_row(
+    rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*_: object, **__: object) -> None:
+        np.empty(2**60, np.uint8)
+
+    monkeypatch.setattr(steps, "score_cells", greedy)
+    monkeypatch.setattr("wsiscore.pipeline.failures.read_card", greedy)
+    done = run("score", rendered, "--model", "hdab", "-o", tmp_path)
+    (row,) = rows(done)
+    assert (done.exit_code, row["model"]) == (1, "hdab")
+    assert row["call"].startswith("error: there is not enough memory; use fewer --threads or a smaller --batch")
+    assert "in greedy" in (tmp_path / "rendered" / "error.log").read_text()
+
+
+def test_a_name_that_is_too_long_is_one_line(rendered: Path, tmp_path: Path) -> None:
+    done = run("score", rendered, "--model", "x" * 5000, "-o", tmp_path)
+    assert done.exit_code in (1, 2)
+    assert "File name too long" in done.stderr
+    assert "standard output" not in done.stderr
+    assert len(done.stderr.splitlines()[-1]) < 300
+
+
+def test_a_removed_working_directory_is_one_line(rendered: Path, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    line = f"cd '{tmp_path}/gone' && rmdir '{tmp_path}/gone' && exec '{sys.executable}' -m wsiscore tile '{rendered}'"
+    env = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(["bash", "-c", line], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: the working directory is gone; change to another one\n"
+
+
 def test_a_failed_slide_keeps_its_row_when_others_are_scored_later(rendered: Path, tmp_path: Path) -> None:
     (tmp_path / "note.svs").write_text("no slide")
     run("score", tmp_path / "note.svs", "-o", tmp_path / "out")

@@ -105,10 +105,15 @@ def test_the_configuration_file_gives_defaults_and_options_win(rendered: Path, h
         ("[tile]\nsizes = 256", "'sizes' is no option of `tile`"),
         ("[tiles]\nsize = 256", "'tiles' is no table of a command"),
         ("size = 256", "'size' is no table of a command"),
-        ("[tile]\nsize = 300", "300 is not one of"),
+        ("[tile]\nsize = 300", "'300' is not one of"),
         ("[tile]\nsize = [256]", "wanted one value"),
         ("[tile]\nmpp = true", "wanted a text or a number"),
+        ("[tile]\nmpp = 2026-01-01", "mpp is 2026-01-01; wanted a text or a number"),
+        ("[tile]\nroi-class = [1, [2]]", "wanted a text or a number"),
+        (f"[tile]\nmpp = 1{400 * '0'}", "is not a finite number"),
+        ("[score]\nbatch = 1.5\n[tile]\nsize = 256.5", "256.5"),
         ("[tile]\nout =", "Invalid value"),
+        (f"[tile]\nout = {2000 * '['}", "Invalid value"),
     ],
 )
 def test_a_wrong_configuration_is_one_line(rendered: Path, here: Path, text: str, says: str) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import openslide
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from making import Darkness, as_model, whole, write_png
 from slides import noise, shrink, write_aperio, write_zarr
 
 from wsiscore.errors import SlideError
+from wsiscore.inference import infer
 from wsiscore.slide.content import sha256_of
 from wsiscore.slide.readers import registry
 from wsiscore.slide.slide import Slide
@@ -101,3 +106,30 @@ def test_a_dicom_slide_is_its_series_whichever_file_is_given(shared: Path, tmp_p
     assert first.sha256 == second.sha256
     (tmp_path / "level_1.dcm").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert Slide(tmp_path / "level_0.dcm").sha256 != first.sha256
+
+
+@pytest.mark.parametrize("when", ["before it is hashed", "while it is inferred"])
+def test_a_slide_that_changes_while_it_is_read_gives_no_result(tmp_path: Path, when: str) -> None:
+    path, other = (write_png(tmp_path / name, noise(128, 100, seed)) for seed, name in enumerate(("a.png", "b.png")))
+
+    class Replacing(Darkness):
+        def __call__(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            if self.calls == 1:
+                other.replace(path)
+            return super().__call__(tiles)
+
+    with Slide(path, mpp=0.5) as slide:
+        if when.startswith("before"):
+            other.replace(path)
+        with pytest.raises(SlideError, match=r"a\.png changed while it was read"):
+            infer(slide, whole(64, 50), as_model(Replacing()), tmp_path / "m.ome.zarr")
+    assert not (tmp_path / "m.ome.zarr").exists()
+
+
+def test_a_slide_that_is_only_touched_is_the_same(tmp_path: Path) -> None:
+    path = write_png(tmp_path / "a.png", noise(128, 100))
+    with Slide(path, mpp=0.5) as slide:
+        before = slide.sha256
+        os.utime(path, (1, 1))
+        slide.refuse_changed()
+        assert slide.sha256 == before

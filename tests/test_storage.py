@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from making import Darkness, as_model, mosaic_of, whole, write_png
 
 from wsiscore.cells.find import find_cells
-from wsiscore.errors import MosaicError
+from wsiscore.errors import MosaicError, OutputError
 from wsiscore.inference import infer
 from wsiscore.map_codes import DAB_CHANNEL, decode, encode
 from wsiscore.mosaic import Mosaic
@@ -79,6 +80,17 @@ def test_a_mosaic_of_half_floats_is_still_read(tmp_path: Path) -> None:
     cells = find_cells(Mosaic.open(mosaic.path))
     assert cells.confidence.tolist() == [0.75, 0.75]
     assert cells.dab_od == pytest.approx(np.float16(0.3))
+
+
+def test_a_mosaic_that_cannot_be_begun_leaves_nothing(slide: Slide) -> None:
+    folder, (soft, hard) = slide.path.parent, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OutputError, match="File too large"):
+            infer(slide, whole(200, 200), as_model(Darkness()), folder / "m.ome.zarr")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(path.name for path in folder.iterdir()) == [".locks", "slide.png"]
 
 
 def test_a_slide_scored_without_keeping_maps_says_what_is_not_there(rendered: Path, tmp_path: Path) -> None:

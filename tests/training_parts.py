@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from click.testing import CliRunner, Result
-from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils.hooks import RemovableHandle
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from wsiscore.cli import main
 from wsiscore.generators import atst
@@ -109,17 +108,22 @@ def die_after(steps: int) -> None:
     signal_after(steps, signal.SIGKILL)
 
 
-def keep_gradients(path: Path) -> RemovableHandle:
-    """Save the gradients that the first step of any optimiser takes, in one piece, with the rank of the process."""
+def keep_gradients(path: Path) -> None:
+    """Save the gradients of the first step of any optimiser, in one piece, with the rank of the process.
 
-    def save(optimiser: torch.optim.Optimizer, *_: Any) -> None:
-        hook.remove()
+    ``<path>-own-<rank>.npy`` has them as this process found them, ``<path>-<rank>.npy`` as the step takes them.
+    """
+
+    def save(name: str, optimiser: torch.optim.Optimizer) -> None:
+        hooks.pop(name).remove()
         parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         gradients = np.concatenate([parameter.grad.numpy().ravel() for parameter in parameters])
-        np.save(path.with_name(f"{path.name}-{os.environ.get('RANK', '0')}.npy"), gradients)
+        np.save(path.with_name(f"{path.name}-{name}{os.environ.get('RANK', '0')}.npy"), gradients)
 
-    hook = register_optimizer_step_post_hook(save)
-    return hook
+    hooks = {
+        "own-": register_optimizer_step_pre_hook(lambda optimiser, *_: save("own-", optimiser)),
+        "": register_optimizer_step_post_hook(lambda optimiser, *_: save("", optimiser)),
+    }
 
 
 SMALL_ATST = atst.Config(width=4, encoder_width=16, depth=4, heads=2, discriminator_width=4, blocks=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -130,6 +131,7 @@ def infer_tiles(
             except DamagedMosaicError as error:
                 _log.warning("%s", error)
                 mosaic.reset(error.tiles)
+        _refuse_changed(slide, mosaic)
     except OSError as error:
         if isinstance(error, OutputError | SlideError):
             raise
@@ -201,6 +203,15 @@ def open_mosaic(
         **({"measures": list(MEASURES)} if spec.rules else {}),
     }
     return Mosaic.create(path, tiles, channels, spec.dtype, identity, about, measured), generator
+
+
+def _refuse_changed(slide: Slide, mosaic: Mosaic) -> None:
+    """Raise a SlideError, and remove the mosaic, if its tiles may be of two slides."""
+    try:
+        slide.refuse_changed()
+    except SlideError:
+        shutil.rmtree(mosaic.path)
+        raise
 
 
 def _default_batch(tiles: TileList) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
@@ -70,7 +71,7 @@ def lay_out(
     Parameters
     ----------
     path
-        The folder, which must be new.
+        The folder, which must be new; it is removed again if it cannot be written whole.
     tiles, channels, dtype
         As in `wsiscore.mosaic.Mosaic.create`.
     meta
@@ -78,6 +79,16 @@ def lay_out(
     measured
         Whether to add the array of measures of quality.
     """
+    try:
+        _lay_out(path, tiles, channels, dtype, meta, measured)
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def _lay_out(
+    path: Path, tiles: TileList, channels: Sequence[str], dtype: str, meta: Mapping[str, Any], measured: bool
+) -> None:
     grid, names = tiles.grid, [str(level) for level in range(len(levels(tiles.grid)))]
     group = zarr.open_group(path, mode="w", zarr_format=3)
     empty = 255 if meta.get("output") == "image" else 0  # a picture is white where nothing was read

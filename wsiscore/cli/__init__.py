@@ -81,6 +81,10 @@ class _Commands(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:  # click ends quietly
                 raise
+            if error.filename is not None:
+                raise click.ClickException(f"{str(error.filename)[:200]!r}: {error.strerror}") from error
+            if error.errno == errno.ENOENT:
+                raise click.ClickException("the working directory is gone; change to another one") from error
             with suppress(OSError):  # what is still buffered cannot be written either
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.ClickException(f"cannot write to standard output: {error.strerror or error}") from error

@@ -124,7 +124,7 @@ def _configure(ctx: click.Context, param: click.Parameter, given: Path | None) -
     try:
         table = _table(ctx, tomllib.loads(path.read_text(encoding="utf-8")))
         ctx.default_map = _defaults(ctx.command, table)
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, not TOML, or a key that is not known
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not TOML, nested too deep, an unknown key
         raise click.BadParameter(f"{path}: {error}", ctx, param, param_hint="--config") from error
 
 
@@ -158,9 +158,12 @@ def _defaults(command: click.Command, table: Mapping[str, Any]) -> dict[str, Any
         option = known[key]
         if isinstance(value, dict) or (isinstance(value, list) and not option.multiple and option.nargs == 1):
             raise ValueError(f"{key} is {value!r}; wanted one value")
-        if option.is_flag != isinstance(value, bool):
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, str | int | float) and isinstance(each, bool) == option.is_flag for each in values):
             raise ValueError(
-                f"{key} is {value!r}; wanted {'true or false' if option.is_flag else 'a text or a number'}"
+                f"{key} is {value!s:.40}; wanted {'true or false' if option.is_flag else 'a text or a number'}"
             )
-        found[option.name or key] = [value] if option.multiple and not isinstance(value, list) else value
+        if not option.is_flag:
+            values = [str(each) for each in values]  # as on the command line, where 1.5 is no whole number
+        found[option.name or key] = values if option.multiple or isinstance(value, list) else values[0]
     return found

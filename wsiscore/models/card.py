@@ -172,11 +172,9 @@ def _read_json(folder: Path) -> Any:
     try:
         if not path.is_file():
             raise ModelError(f"{folder} is not a model: it has no readable {CARD}")
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
+        if path.stat().st_size > _MOST_BYTES:
             raise ModelError(f"{path} is larger than {_MOST_BYTES >> 20} MiB, which no card is")
-        return json.loads(content.decode("utf-8"))
+        return json.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
         raise ModelError(f"{folder} is not a model: it has no readable {CARD}") from error
     except (ValueError, RecursionError) as error:

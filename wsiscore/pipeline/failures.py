@@ -29,7 +29,11 @@ def failed(path: Path, options: ScoreOptions, error: Exception) -> Entry:
     that cannot be used is not written: the result that was to be corrected stands, also in the table of the cohort.
     """
     known = isinstance(error, WsiscoreError)
-    reason = " ".join(str(error).split()) if known else f"unexpected {type(error).__name__}: {error}"
+    if isinstance(error, MemoryError):
+        traceback.clear_frames(error.__traceback__)  # frees what the slide holds
+        reason = f"there is not enough memory; use fewer --threads or a smaller --batch ({str(error) or 'MemoryError'})"
+    else:
+        reason = " ".join(str(error).split()) if known else f"unexpected {type(error).__name__}: {error}"
     name = one_line(options.name or stem_of(path))
     slide, case = str(path.absolute()), options.facts.case
     entry = Entry(name, None, one_line(reason), model=_model_name(path, options), path=slide, case=case)
@@ -44,7 +48,7 @@ def failed(path: Path, options: ScoreOptions, error: Exception) -> Entry:
                 entry = replace(entry, error=f"{entry.error}; {folder / ERROR_LOG} has the traceback")
             entry = replace(entry, slide=folder.name, folder=folder.name)
             write_error(folder / ERROR, entry)
-    except (WsiscoreError, OSError, ValueError):
+    except (WsiscoreError, OSError, ValueError, MemoryError):
         return replace(entry, folder="")
     return entry
 
@@ -55,5 +59,5 @@ def _model_name(path: Path, options: ScoreOptions) -> str:
         if options.model is None and (path / "done").is_dir():
             return str(Mosaic.open(path).about["model"].get("name", "unnamed"))
         return read_card(find_model(options.model or default_model())).name
-    except (WsiscoreError, OSError, ValueError):
+    except (WsiscoreError, OSError, ValueError, MemoryError):
         return options.model or default_model()

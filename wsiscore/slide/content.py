@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wsiscore.errors import SlideError
 
-__all__ = ["sha256_of"]
+__all__ = ["sha256_of", "state_of"]
 
 
 def sha256_of(files: Sequence[Path]) -> str:
@@ -34,6 +34,19 @@ def sha256_of(files: Sequence[Path]) -> str:
     folder = Path(os.path.commonpath([file.parent for file in files]))
     lines = sorted(f"{_of_file(file)}  {file.relative_to(folder)}\n" for file in files)
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def state_of(files: Sequence[Path]) -> list[tuple[int, int, int] | None]:
+    """Return what changes when a file is written or replaced: number, size and time; None if it is not there."""
+    return [_state(file) for file in files]
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _of_file(path: Path) -> str:

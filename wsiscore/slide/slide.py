@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 
 from wsiscore.errors import ResolutionError, SlideError
 from wsiscore.regions import Region
-from wsiscore.slide.content import sha256_of
+from wsiscore.slide.content import sha256_of, state_of
 from wsiscore.slide.readers.base import Pixels
 from wsiscore.slide.readers.registry import open_reader
 
@@ -79,6 +79,7 @@ class Slide:
     def __init__(self, path: str | Path, mpp: float | None = None) -> None:
         self.path = Path(path)
         self._given_mpp = mpp
+        self._opened = state_of([self.path])
         self._source = source = open_reader(self.path)
         self.width_px, self.height_px, _ = source.levels[0]
         self.origin_px = source.origin_px
@@ -156,7 +157,21 @@ class Slide:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the content of all its files, as `wsiscore.slide.content.sha256_of`; read once."""
-        return sha256_of(self._source.files())
+        files = self._source.files()
+        self._hashed = state_of(files)
+        sha256 = sha256_of(files)
+        if state_of([self.path]) != self._opened:
+            raise self._changed()
+        return sha256
+
+    def refuse_changed(self) -> None:
+        """Raise a SlideError if the files are others than when the slide was opened and hashed."""
+        sha256, files = self.sha256, self._source.files()
+        if state_of(files) != self._hashed and sha256_of(files) != sha256:
+            raise self._changed()
+
+    def _changed(self) -> SlideError:
+        return SlideError(f"{self.path} changed while it was read; once it is whole, score it again")
 
     def close(self) -> None:
         """Close the file; the slide cannot be read any more."""
