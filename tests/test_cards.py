@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from wsiscore.cells.rules import CenterRules
 from wsiscore.errors import ModelError
 from wsiscore.generators import ihcscoregan
-from wsiscore.models.card import Card, Measurement, read_card
+from wsiscore.models.card import INDEX_ERROR, Card, Measurement, read_card
 from wsiscore.models.contract import GeneratorSpec
 from wsiscore.models.registry import names
 from wsiscore.models.store import (
@@ -132,6 +132,12 @@ def test_a_card_that_lacks_or_mistypes_a_rule_says_which(model, rule):
         (lambda data: data["spec"].update(multiple_px=0), r"'spec\.multiple_px' is 0; wanted 1 to 4096"),
         (lambda data: data["spec"]["rules"].update(threshold=2), "'spec' is wrong: threshold must be a number in"),
         (lambda data: data.update(tested_on=[{"set": "x"}]), "'tested_on': the key 'metric' is missing"),
+        (
+            lambda data: data.update(chosen_on=[{**MEASURED, "value": float("nan")}]),
+            "wanted a finite number",
+        ),
+        (lambda data: data.update(tested_on=[{**MEASURED, "errors": [101]}]), "'errors' .* list of numbers in .0, 100"),
+        (lambda data: data.update(tested_on=[{**MEASURED, "metric": INDEX_ERROR, "value": -1}]), "wanted points in"),
         (lambda data: data.update(chosen_on=[{**MEASURED, "errors": ["x"]}]), "'errors' .* must be a list of numbers"),
         (lambda data: data["weights"].update(file="../x"), r"'weights\.file' is a file beside the card"),
     ],

@@ -237,10 +237,19 @@ def _read_measurements(data: Mapping[str, Any], key: str, where: str) -> tuple[M
 def _read_measurement(data: Any, key: str, where: str) -> Measurement:
     known = {name: value for name, value in data.items() if name != "errors"} if isinstance(data, dict) else data
     _check(known, _MEASUREMENT_KEYS, f"{where}: an entry of {key!r}")
-    errors = data.get("errors", [])
-    if not isinstance(errors, list) or not all(isinstance(value, int | float) for value in errors):
-        raise ModelError(f"{where}: 'errors' of an entry of {key!r} must be a list of numbers")
+    errors, value = data.get("errors", []), data["value"]
+    if not isinstance(errors, list) or not all(map(_is_error, errors)):
+        raise ModelError(f"{where}: 'errors' of an entry of {key!r} must be a list of numbers in [0, 100]")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ModelError(f"{where}: 'value' of an entry of {key!r} is {value}; wanted a finite number or a text")
+    if data["metric"] == INDEX_ERROR and not (isinstance(value, str) or _is_error(value)):
+        raise ModelError(f"{where}: 'value' of an entry of {key!r} is {str(value)[:40]}; wanted points in [0, 100]")
     return Measurement(**known, errors=tuple(float(value) for value in errors))
+
+
+def _is_error(value: Any) -> bool:
+    """Return whether a value is an absolute error of an index, in points."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
 
 
 def _read_weights_entry(data: Any, where: str) -> Weights | None:
