@@ -53,11 +53,11 @@ def edit(mosaic: Path, name: str, value: Any) -> None:
     values = json.loads((mosaic / "zarr.json").read_text())
     at = values["attributes"]["wsiscore"]
     for key in on_the_way:
-        at = at[key]
+        at = at[int(key) if key.isdecimal() else key]
     if value is MISSING:
         del at[last]
     else:
-        at[last] = value
+        at[int(last) if last.isdecimal() else last] = value
     (mosaic / "zarr.json").write_text(json.dumps(values))
 
 
@@ -81,6 +81,8 @@ def test_a_foreign_attribute_is_named(made: Path, tmp_path: Path, name: str, val
         ("tiles/grid/tile_px", True, "its grid is not in whole pixels"),
         ("tiles/grid/width_px", 2**31, "which no slide has|the shape"),
         ("tiles/grid/height_px", 64, "the shape"),
+        ("tiles/rois/0/outline_um/coordinates", [], "ROI 'all' is empty"),
+        ("tiles/rois/0/outline_um/coordinates/0/0/0", -5, "ROI 'all' is no plain outline: it crosses itself"),
         ("rules/radius_um", 1e6, r"radius_um must be a number of µm in \(0, 50\], got 1000000.0"),
         ("rules/smooth_um", 1e6, r"smooth_um must be a number of µm in \[0, 20\], got 1000000.0"),
         ("rules/threshold", HUGE, r"threshold must be a number in \[0, 1\]"),
@@ -108,3 +110,13 @@ def test_a_foreign_attribute_is_the_row_of_the_slide(made: Path, tmp_path: Path,
     assert row["call"].startswith(f"error: {mosaic}")
     assert name.split("/")[-1] in row["call"]
     assert not list(tmp_path.rglob("error.log"))
+
+
+@pytest.mark.parametrize("chunk", [[0, 32, 32], [10**6, 32, 32], [4, 32, 33]])
+def test_foreign_chunks_are_a_mosaic_error(made: Path, tmp_path: Path, chunk: list[int]) -> None:
+    mosaic = Path(shutil.copytree(made, tmp_path / "m.ome.zarr"))
+    about = json.loads((mosaic / "0" / "zarr.json").read_text())
+    about["chunk_grid"]["configuration"]["chunk_shape"] = chunk
+    (mosaic / "0" / "zarr.json").write_text(json.dumps(about))
+    with pytest.raises(MosaicError, match=r"/0 (is damaged|holds float16)"):
+        Mosaic.open(mosaic)

@@ -148,3 +148,8 @@ def test_h_and_e_is_distinguished_from_ihc(shared):
     assert pink_fraction(he[::4, ::4]) > MOST_PINK
     for field in sorted((data / "deepliif" / "ihc").iterdir()):
         assert pink_fraction(np.asarray(Image.open(field).convert("RGB"))[::4, ::4]) < MOST_PINK
+
+
+def test_no_pixels_have_no_density() -> None:
+    assert optical_density(np.empty((0, 4, 4, 3), np.uint8)).shape == (0, 4, 4, 3)
+    assert pink_fraction(np.empty((0, 4, 4, 3), np.uint8)) == 0

@@ -23,7 +23,13 @@ from wsiscore.tiles import TileGrid
 
 __all__ = ["Place", "Shards", "array_of", "group_of"]
 
-_METADATA_ERRORS = (*CHUNK_ERRORS, KeyError, TypeError, AttributeError)  # what Zarr raises of a zarr.json
+_METADATA_ERRORS = (
+    *CHUNK_ERRORS,
+    ArithmeticError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)  # what Zarr raises of a zarr.json
 _DTYPES = ("float16", "uint8")
 
 Array = npt.NDArray[np.generic]
@@ -76,9 +82,10 @@ class Shards:
         self._path, self._group, self._grid, self._n_channels = path, group, grid, n_channels
         self._maps = self._level(0)
         self.dtype = self._maps.dtype
-        high, self.side_px = (self._maps.shards or self._maps.chunks)[-2:]  # mosaics of the first format have no shards
-        if high != self.side_px or high % grid.core_px or self.dtype not in _DTYPES:
-            raise MosaicError(f"{path}/0 holds {self.dtype} in {self.side_px} × {high} px; infer again")
+        whole = self._maps.shards or self._maps.chunks  # mosaics of the first format have no shards
+        self.side_px = side = whole[-1]
+        if whole != (n_channels, side, side) or side % grid.core_px or self.dtype not in _DTYPES:
+            raise MosaicError(f"{path}/0 holds {self.dtype} in shards of {whole}, which are not ours; infer again")
         self.tiles = self.side_px // grid.core_px
 
     def of(self, tiles: Sequence[tuple[int, int]]) -> list[Shard]:

@@ -68,6 +68,8 @@ def optical_density(rgb: npt.NDArray[np.uint8], white: tuple[float, float, float
     -------
     (..., 3), 0 (as bright as glass, or brighter) to about 2.4 (black).
     """
+    if not rgb.size:
+        return np.zeros(rgb.shape, np.float32)
     levels = np.maximum(np.arange(256, dtype=np.float64), 1.0)[:, None] / np.asarray(white)
     table = np.maximum(-np.log10(levels), 0).astype(np.float32)
     flat = np.ascontiguousarray(rgb).reshape(1, -1, 3)

@@ -289,6 +289,8 @@ def rois_from_json(values: Sequence[dict[str, Any]]) -> list[Roi]:
         outline, excluded = shape(geometry), bool(value.get("excluded", False))
         if not np.isfinite(shapely.get_coordinates(outline)).all():
             raise RoiError(f"ROI {name!r} has a corner that is not two numbers")
+        if outline.is_empty or not outline.is_valid:
+            raise RoiError(f"ROI {name!r} is {'empty' if outline.is_empty else 'no plain outline: it crosses itself'}")
         rois.append(Roi(name, outline, str(value.get("class", "")), excluded=excluded))
     return rois
 

@@ -56,10 +56,9 @@ class FiniteRange(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number; click's usage error if it is none, not finite or outside the range."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
+        if not math.isfinite(click.FLOAT.convert(value, param, ctx)):
             self.fail(f"{value} is not a finite number", param, ctx)
-        return number
+        return super().convert(value, param, ctx)
 
 
 def shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
