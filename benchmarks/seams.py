@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -75,13 +75,13 @@ class Fixed:
         return self.generator.weights()
 
 
-def generator_of(name: str, width: int | None, device: str) -> Generator:
+def generator_of(name: str, width: int | None, device: str, norm: Literal["tile", "slide"] | None) -> Generator:
     """Return a model by its folder, or a family by its name, newly initialised."""
     if (Path(name) / CARD).exists():
-        return load_model(Path(name), device).generator
+        return load_model(Path(name), device, norm=norm).generator
     own = family(name)
     narrow = {field.name: width for field in fields(own.config) if field.name.endswith("width") and width}
-    return own.build(own.config(**narrow), own.spec, None, device)
+    return own.build(own.config(**narrow), replace(own.spec, norm=norm or own.spec.norm), None, device)
 
 
 def image_for(spec: GeneratorSpec, side_px: int, path: Path) -> Slide:
@@ -162,6 +162,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("generators", nargs="+", metavar="FOLDER|FAMILY")
     parser.add_argument("--width", type=int)
+    parser.add_argument("--norm", choices=("tile", "slide"), help="by default as the card says")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--side", type=int, default=2048, help="of the image, px; a multiple of the generators'")
     parser.add_argument("--slide", type=Path, help="use the top left of this slide instead of a rendered image")
@@ -170,7 +171,7 @@ def main(words: list[str] | None = None) -> None:
     given = parser.parse_args(words)
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
     for name in given.generators:
-        generator = generator_of(name, given.width, given.device)
+        generator = generator_of(name, given.width, given.device, given.norm)
         with tempfile.TemporaryDirectory() as folder:
             rendered = Path(folder) / "picture.png"
             slide = Slide(given.slide, given.mpp) if given.slide else image_for(generator.spec, given.side, rendered)
